@@ -1,0 +1,3 @@
+"""dlrun: deep-learning experiments from configuration."""
+
+__version__ = "0.1.0"

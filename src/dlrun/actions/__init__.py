@@ -1,0 +1,5 @@
+"""The action registry: one file per entry."""
+
+from dlrun.registry import Registry
+
+ACTIONS = Registry("action", "dlrun.actions")

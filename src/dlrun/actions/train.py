@@ -1,0 +1,166 @@
+"""The main action: train, then test once on the best checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dlrun import checkpoint, provenance, rundir
+from dlrun.actions import ACTIONS
+from dlrun.actions._base import Action
+from dlrun.build import build_trainer, check, resolved
+from dlrun.divergence import Diverged
+from dlrun.models._summary import count_parameters
+from dlrun.signals import Interrupted
+from dlrun.trainer import Trainer
+
+log = logging.getLogger("dlrun")
+
+
+@ACTIONS.register("train")
+class Train(Action):
+    """Trains, keeps the best checkpoint by `trainer.monitor`, then opens the sealed test set once.
+
+    With `resume=<folder>` it goes on where the run stopped; a finished run has nothing left to do.
+    """
+
+    def __call__(self, config: dict[str, Any], folder: Path) -> float | None:
+        resumed = config["resume"] is not None
+        if resumed and (done := _finished(folder)):
+            print(f"{folder} is finished ({done['status']}): nothing to do")
+            return (done.get("best") or {}).get("value")
+        check(config)
+        if not resumed:
+            rundir.refuse_used(folder)
+        with rundir.lock(folder), _log_file(folder):
+            trainer = build_trainer(config, folder)
+            if resumed and (folder / rundir.LAST).is_file():
+                trainer.load_state_dict(checkpoint.load(folder / rundir.LAST, "resume", trainer.run.device))
+            rundir.write_config(folder, resolved(config, trainer))
+            run = trainer.run
+            about = provenance.describe(run.device, config["seed"], run.spec.split_hashes)
+            rundir.write_json(folder / ("resumed.json" if resumed else "run.json"), about)
+            log.info(
+                "%s on %s, seed %d: %s",
+                "resumed" if resumed else "started",
+                about["device"],
+                config["seed"],
+                about["command"],
+            )
+            return fit_and_test(trainer)
+
+
+def fit_and_test(trainer: Trainer) -> float | None:
+    """Fits and tests; writes results.json with the status however training ends. Returns the best monitored value."""
+    run, start = trainer.run, time.perf_counter()
+    status, message, test = "failed", "", {}
+    try:
+        try:
+            trainer.fit()
+        finally:
+            fit_s = time.perf_counter() - start
+        test = trainer.test()
+        trainer.announce_test(test)
+        status = "finished"
+    except Diverged as error:
+        status, message = "diverged", str(error)
+        raise
+    except (Interrupted, KeyboardInterrupt) as error:
+        status, message = "interrupted", str(error)
+        raise
+    except BaseException as error:
+        message = f"{type(error).__name__}: {error}"
+        log.error("failed\n%s", traceback.format_exc())
+        raise
+    finally:
+        results = collect_results(trainer, status, test, time.perf_counter() - start, fit_s)
+        if message:
+            results["message"] = message
+        rundir.write_json(run.folder / rundir.RESULTS, results)
+        for callback in trainer.callbacks:
+            callback.on_run_end(run, results)
+        run.data.close()
+    return run.best.get("value")
+
+
+def collect_results(
+    trainer: Trainer, status: str, test: dict[str, float], wall_s: float, fit_s: float
+) -> dict[str, Any]:
+    """What results.json holds."""
+    run = trainer.run
+    metrics = {split: _json(values) for split, values in {**run.history, **({"test": test} if test else {})}.items()}
+    best = {**run.best, **_json({"value": run.best["value"]}), "checkpoint": str(rundir.BEST)} if run.best else {}
+    limit = trainer.limits["test"]
+    part = f" (only its first {limit} batches)" if limit else ""
+    trained = sum(trainer.epoch_seconds)
+    return {
+        "status": status,
+        "metrics": metrics,
+        "best": best,
+        "test": f"the test set was read once{part}, after training, with the weights of {rundir.BEST}"
+        if test
+        else "not read",
+        "epochs": run.epoch,
+        "steps": run.step,
+        "timing": {
+            "wall_s": round(wall_s, 4),
+            "fit_s": round(fit_s, 4),
+            "epoch_s": [round(s, 4) for s in trainer.epoch_seconds],
+            "samples_per_s": round(run.samples / trained, 1) if trained else None,
+        },
+        "memory": _memory(run.device),
+        "parameters": count_parameters(run.model),
+    }
+
+
+def _memory(device: torch.device) -> dict[str, float]:
+    scale = 1 if sys.platform == "darwin" else 1024
+    memory = {"peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**20, 1)}
+    if device.type == "cuda":
+        memory["peak_device_mib"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    return memory
+
+
+def _json(metrics: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN: a non-finite value becomes null."""
+    return {name: value if abs(value) < float("inf") else None for name, value in metrics.items()}
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    results = rundir.read_results(folder)
+    return results if results and results.get("status") == "finished" else None
+
+
+class _log_file:
+    """Sends the log of this run, and Python's warnings, to dlrun.log in its folder; warnings to the terminal too."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "dlrun.log"
+
+    def __enter__(self) -> None:
+        file, terminal = logging.FileHandler(self.path), logging.StreamHandler()
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        terminal.setFormatter(logging.Formatter("dlrun: warning: %(message)s"))
+        terminal.setLevel(logging.WARNING)
+        terminal.addFilter(lambda record: record.levelno == logging.WARNING)  # errors get their one line from the cli
+        warned = logging.getLogger("py.warnings")
+        self.handlers: list[tuple[logging.Logger, logging.Handler]] = [(log, file), (log, terminal), (warned, file)]
+        logging.captureWarnings(True)
+        for logger, handler in self.handlers:
+            logger.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = logging.getLogger("py.warnings").propagate = False
+
+    def __exit__(self, *error: Any) -> None:
+        logging.captureWarnings(False)
+        for logger, handler in self.handlers:
+            logger.removeHandler(handler)
+            handler.close()
+        log.propagate = logging.getLogger("py.warnings").propagate = True

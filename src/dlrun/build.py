@@ -1,0 +1,153 @@
+"""Configuration -> experiment: the only place that meets both the configuration and the components.
+
+`check` needs no data and runs over the whole configuration first; `build_parts` reads the data and builds what a trained
+model needs; `build_trainer` adds what training needs.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge
+from torch import nn
+
+from dlrun import streams
+from dlrun.callbacks._base import Run
+from dlrun.callbacks._build import build_callbacks, check_callbacks
+from dlrun.data._module import DataModule, build_data, check_data
+from dlrun.device import resolve_device, set_deterministic
+from dlrun.losses._base import Loss
+from dlrun.losses._build import build_loss, check_loss
+from dlrun.models import MODELS
+from dlrun.optimizers import OPTIMIZERS
+from dlrun.optimizers._groups import build_optimizer
+from dlrun.registry import ConfigError, validate
+from dlrun.regularization._build import build_regularizers, check_regularizers
+from dlrun.schedulers import SCHEDULERS
+from dlrun.schedulers._build import build_scheduler
+from dlrun.tasks import TASKS
+from dlrun.tasks._base import Task
+from dlrun.trainer import FAST_DEV_BATCHES, TRAINERS, Trainer
+
+_DEFAULT_THREADS = torch.get_num_threads()
+
+
+@dataclass
+class Parts:
+    """What a trained model is made of."""
+
+    data: DataModule
+    task: Task
+    loss: Loss
+    model: nn.Module
+    device: torch.device
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Checks every node of a plain configuration. Raises ConfigError for the first thing that is wrong."""
+    validate(config["seed"], Annotated[int, Ge(0)], "seed")
+    validate(config["device"], str, "device")
+    validate(config["debug"], bool, "debug")
+    resolve_device(config["device"])
+    check_data(config["data"])
+    MODELS.check(config["model"])
+    TASKS.check(config["task"])
+    check_loss(config["loss"])
+    OPTIMIZERS.check(config["optimizer"])
+    SCHEDULERS.check(config["scheduler"])
+    check_regularizers(config["regularization"])
+    check_callbacks(config["callbacks"])
+    TRAINERS.check(config["trainer"])
+
+
+def build_parts(config: Mapping[str, Any], data_state: Mapping[str, Any] | None = None) -> Parts:
+    """Data, task, loss and freshly initialised model of a checked configuration, on its device.
+
+    `data_state`: from the checkpoint of a trained run, so that data are treated as they were then and read only if needed.
+    """
+    device = resolve_device(config["device"])
+    torch.set_num_threads(config["trainer"]["threads"] or _DEFAULT_THREADS)
+    set_deterministic(config["trainer"]["deterministic"])
+    data = build_data(config["data"], seed=config["seed"], device=device, state=data_state)
+    task = TASKS.build(config["task"], data=data.spec)
+    loss = build_loss(config["loss"], task.target())
+    with streams.seeded(config["seed"], "initialisation"):
+        model = MODELS.build(config["model"], input_shape=data.spec.input_shape, num_outputs=loss.num_outputs)
+        task.loss = loss
+        task.check_model(model)  # its forward pass gives lazy layers their weights
+    return Parts(data, task, loss, model.to(device), device)
+
+
+def build_trainer(config: Mapping[str, Any], folder: Path) -> Trainer:
+    """The whole experiment of a checked configuration, ready to fit in `folder`."""
+    parts = build_parts(config)
+    settings = config["trainer"]
+    limit = FAST_DEV_BATCHES if settings["fast_dev_run"] else settings["limit_train_batches"]
+    steps_per_epoch = min(parts.data.steps_per_epoch, limit or parts.data.steps_per_epoch)
+    epochs = 1 if settings["fast_dev_run"] else settings["epochs"]
+    if settings["steps"] and not settings["fast_dev_run"]:
+        epochs = math.ceil(settings["steps"] / steps_per_epoch)
+    _check_batch_norm(parts, steps_per_epoch, settings["accumulate"])
+    total_steps = epochs * steps_per_epoch
+    if settings["steps"]:
+        total_steps = min(total_steps, settings["steps"])
+    regularizers = build_regularizers(config["regularization"])
+    for regularizer in regularizers.values():
+        regularizer.check_model(parts.model)
+    run = Run(
+        folder=folder,
+        config=dict(config),
+        spec=parts.data.spec,
+        data=parts.data,
+        model=parts.model,
+        task=parts.task,
+        loss=parts.loss,
+        optimizer=build_optimizer(config["optimizer"], parts.model),
+        device=parts.device,
+        epochs=epochs,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        monitor=settings["monitor"],
+    )
+    trainer: Trainer = TRAINERS.build(
+        settings,
+        run=run,
+        scheduler=build_scheduler(config["scheduler"], total_steps, steps_per_epoch),
+        regularizers=regularizers,
+        callbacks=build_callbacks(config["callbacks"]),
+        seed=config["seed"],
+    )
+    return trainer
+
+
+def resolved(config: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
+    """The configuration as it is saved: every `auto` that decides a number is replaced by what it stands for."""
+    saved = {key: value for key, value in config.items() if key not in ("resume", "run", "debug")}
+    saved["loss"] = {**config["loss"], "name": trainer.run.loss.name}
+    saved["trainer"] = {**config["trainer"], "threads": torch.get_num_threads()}
+    return saved
+
+
+def _check_batch_norm(parts: Parts, steps_per_epoch: int, accumulate: int) -> None:
+    """Most batch norms cannot train on a single sample: refuse before training instead of failing at the epoch's end."""
+    data, model = parts.data, parts.model
+    sizes = {min(data.batch_size, data.spec.num_train)}
+    if steps_per_epoch == data.steps_per_epoch:  # else the last minibatch is never reached
+        sizes.add(data.spec.num_train % data.batch_size or data.batch_size)
+    alone = any(size // accumulate <= 1 for size in sizes)
+    if not alone or not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+        return
+    try:
+        copy.deepcopy(model).to("meta").train()(torch.zeros(1, *data.spec.input_shape, device="meta"))
+    except ValueError as error:
+        raise ConfigError(
+            f"data.batch_size: {data.batch_size} leaves a minibatch (or, with trainer.accumulate, a part of one) of one "
+            f"sample ({data.spec.num_train} training samples), on which this model's batch norm cannot train; choose "
+            "another size"
+        ) from error

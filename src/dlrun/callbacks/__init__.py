@@ -1,0 +1,5 @@
+"""The callbacks registry: one file per entry."""
+
+from dlrun.registry import Registry
+
+CALLBACKS = Registry("callbacks", "dlrun.callbacks")

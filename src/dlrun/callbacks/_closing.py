@@ -1,0 +1,68 @@
+"""What is said when a run has ended: a table of its metrics, where things are, what to type next."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlrun.callbacks._base import Run
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def metrics_table(results: Mapping[str, Any]) -> Table:
+    """Metrics by split: training and validation of the last epoch, the test of the best checkpoint."""
+    from rich.table import Table
+
+    metrics, best = results["metrics"], results.get("best") or {}
+    columns = {"train": "train, last epoch", "val": "val, last epoch", "test": "test, best epoch"}
+    columns = {split: title for split, title in columns.items() if metrics.get(split)}
+    title = results.get("status", "")
+    if best:
+        title += f"; best {best['monitor']} {best['value']:.4g} in epoch {best['epoch']}"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("metric")
+    for column in columns.values():
+        table.add_column(column, justify="right")
+    for name in dict.fromkeys(name for split in columns for name in metrics[split]):
+        table.add_row(name, *(_shown(metrics[split], name) for split in columns))
+    return table
+
+
+def what_next(run: Run, status: str) -> list[str]:
+    """`curves:  tensorboard --logdir outputs/...` and the like."""
+    folder = shlex.quote(readable(run.folder))
+    lines = {"folder": folder}
+    if (run.config.get("callbacks") or {}).get("tensorboard"):
+        lines["curves"] = f"{command('tensorboard')} --logdir {folder}"
+    if status == "finished":
+        lines["test again"] = f"{command('dlrun')} action=test run={folder}"
+        lines["predict"] = f"{command('dlrun')} action=predict run={folder}"
+    elif status in ("interrupted", "failed"):
+        lines["go on"] = f"{command('dlrun')} resume={folder}"
+    return [f"{what + ':':<12} {command}" for what, command in lines.items()]
+
+
+def command(name: str) -> str:
+    """How to type the command `name` here: by its name where the shell finds it, else by its path beside this Python (as
+    in `.venv/bin`)."""
+    beside = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) or not beside.is_file() else shlex.quote(readable(beside))
+
+
+def readable(folder: Path) -> str:
+    """Relative to the current folder where it lies inside, else as it is."""
+    relative = os.path.relpath(folder)
+    return str(folder) if relative.startswith("..") else relative
+
+
+def _shown(metrics: Mapping[str, Any], name: str) -> str:
+    if name not in metrics:
+        return ""
+    return "not finite" if metrics[name] is None else f"{metrics[name]:.4g}"

@@ -1,0 +1,86 @@
+"""Running the model for a look at it, without leaving a trace in the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from dlrun.callbacks._base import Run
+from dlrun.device import autocast
+from dlrun.spec import Batch
+
+DECIDED_KINDS = ("class", "binary", "sign")
+"""Target kinds where a sample belongs to one class: those with a confusion matrix."""
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module itself where `torch.compile` wrapped it: hooks and tracing need its layers."""
+    return getattr(model, "_orig_mod", model)
+
+
+@contextmanager
+def undisturbed(model: nn.Module, device: torch.device, precision: str = "fp32") -> Iterator[None]:
+    """Evaluation mode without gradients, which keeps batch-norm statistics; afterwards the mode of every layer (a
+    frozen body stays in evaluation mode) and the random state are as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
+        with torch.no_grad(), forked, autocast(precision, device):
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@dataclass
+class Mistakes:
+    """What a classifier got wrong on the validation split.
+
+    Attributes:
+        confusion: (K, K) int64 counts, row: true class, column: predicted class.
+        inputs: of the first misclassified samples, as the network sees them.
+        captions: of the same samples: (true class, predicted class).
+    """
+
+    confusion: Tensor
+    inputs: list[Tensor] = field(default_factory=list)
+    captions: list[tuple[int, int]] = field(default_factory=list)
+
+
+def validation(run: Run) -> Iterator[Batch]:
+    """The validation batches that the trainer evaluates; a dry run looks at one only."""
+    settings = run.config.get("trainer", {})
+    return islice(iter(run.data.split("val")), 1 if settings.get("fast_dev_run") else settings.get("limit_val_batches"))
+
+
+def observing(run: Run) -> AbstractContextManager[None]:
+    """`undisturbed` in the precision of the run."""
+    return undisturbed(run.model, run.device, run.config.get("trainer", {}).get("precision", "fp32"))
+
+
+def find_mistakes(run: Run, count: int) -> Mistakes:
+    """One pass over the validation split of a classification run; keeps the first `count` misclassified samples."""
+    classes = len(run.loss.target.class_names())
+    found = Mistakes(torch.zeros(classes, classes, dtype=torch.int64, device=run.device))
+    with observing(run):
+        for batch in validation(run):
+            result = run.task(run.model, batch, (0, 0))
+            true, predicted = _class_index(result.targets), _class_index(run.loss.predict(result.outputs))
+            found.confusion += torch.bincount(true * classes + predicted, minlength=classes**2).view(classes, classes)
+            if len(found.inputs) < count:
+                wrong = (true != predicted).nonzero().flatten()[: count - len(found.inputs)]
+                found.inputs += list(batch.inputs[wrong].cpu())
+                found.captions += list(zip(true[wrong].tolist(), predicted[wrong].tolist(), strict=True))
+    found.confusion = found.confusion.cpu()
+    return found
+
+
+def _class_index(labels: Tensor) -> Tensor:
+    """Class indices from indices, {0, 1} or {-1, +1}: (N,) or (N, 1) -> (N,) int64."""
+    return labels.flatten().long() if not labels.is_floating_point() else (labels.flatten() > 0.5).long()

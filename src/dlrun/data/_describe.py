@@ -1,0 +1,77 @@
+"""What the training split says about the data: shapes, statistics, sizes; saved in checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from dlrun.data._base import Samples
+from dlrun.data._resident import input_shape
+from dlrun.data._statistics import Statistics, image_statistics, vector_statistics
+from dlrun.data._streaming import decode_chunks
+from dlrun.registry import ConfigError
+from dlrun.spec import DataSpec, TargetSpec
+
+CHUNK = 1024  # images converted to float64 at a time
+
+
+@dataclass(frozen=True)
+class Description:
+    """The specification of the data, and what stands in for missing values (see `Statistics.fill`)."""
+
+    spec: DataSpec
+    fill: tuple[float, ...]
+
+    @property
+    def statistics(self) -> Statistics:
+        return Statistics(self.spec.mean, self.spec.std, self.fill)
+
+    def with_sizes(self, sizes: Mapping[str, int], hashes: Mapping[str, str]) -> Description:
+        """The same with the sizes and hashes of the splits that are given."""
+        numbers = {f"num_{name}": size for name, size in sizes.items()}
+        spec = replace(self.spec, **numbers, split_hashes={**self.spec.split_hashes, **hashes})  # type: ignore[arg-type]
+        return Description(spec, self.fill)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain containers."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def restore(cls, state: Mapping[str, Any]) -> Description:
+        """From what `state_dict` gave, also after a trip through JSON, which makes lists of tuples."""
+        spec = _tuples(state["spec"])
+        return cls(DataSpec(**{**spec, "target": TargetSpec(**_tuples(spec["target"]))}), tuple(state["fill"]))
+
+
+def describe(train: Samples, target: TargetSpec, feature_names: tuple[str, ...], normalize: str) -> Description:
+    """The description of the data from the training samples; sizes are left at 0."""
+    shape = input_shape(train)
+    statistics = _statistics(train, shape)
+    if normalize == "unit":
+        statistics = statistics.unit()
+    for i, mean in enumerate(statistics.fill):
+        if not math.isfinite(mean):
+            raise ConfigError(f"data: feature {feature_names[i] if feature_names else i} has infinite values")
+    if target.kind == "real":
+        of_targets = vector_statistics(train.targets)
+        if not all(map(math.isfinite, of_targets.mean)):
+            raise ConfigError("data: a target has infinite values")
+        target = replace(target, mean=of_targets.mean, std=of_targets.std)
+    spec = DataSpec(shape, target, 0, 0, None, statistics.mean, statistics.std, feature_names=tuple(feature_names))
+    return Description(spec, statistics.fill)
+
+
+def _statistics(train: Samples, shape: tuple[int, ...]) -> Statistics:
+    if not isinstance(train.inputs, Tensor):
+        assert train.decode is not None, "file paths need a decode function"
+        return image_statistics(decode_chunks(train.inputs, train.decode))
+    return image_statistics(train.inputs.split(CHUNK)) if len(shape) == 3 else vector_statistics(train.inputs)
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

@@ -1,0 +1,152 @@
+"""The data of a run: reads, splits, normalises, augments and batches a source.
+
+data = build_data(node, seed=0, device=device)
+for epoch in range(epochs):
+    for batch in data.epoch(epoch): ...      # training order, augmented
+    for batch in data.split("val"): ...      # evaluation order
+for batch in data.split("test"): ...         # the first time, this opens the sealed test set
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dlrun import streams
+from dlrun.data import DATASETS
+from dlrun.data._augmentation import build_augmentations, check_augmentations
+from dlrun.data._base import Source
+from dlrun.data._describe import Description
+from dlrun.data._settings import DataSettings
+from dlrun.data._statistics import Normalizer
+from dlrun.data._store import SplitStore
+from dlrun.registry import ConfigError
+from dlrun.settings import data_root
+from dlrun.spec import Batch, DataSpec
+
+SplitName = Literal["train", "val", "test"]
+EVALUATION_BATCH = 1024
+EVALUATION_BYTES = 16 << 20  # large images are evaluated in smaller batches, for the activations' sake
+
+
+def check_data(node: Mapping[str, Any]) -> None:
+    """Checks all of a `data` node that can be checked without reading data. Raises ConfigError."""
+    check_augmentations(DATASETS.build_common(node).augmentation)
+
+
+def build_data(
+    node: Mapping[str, Any], *, seed: int, device: torch.device, state: Mapping[str, Any] | None = None
+) -> DataModule:
+    """The data of a plain `data` node.
+
+    Args:
+        node: name, settings of the data set and those of `DataSettings`.
+        seed: of order and augmentation; the split has `data.split_seed`.
+        device: where batches are made.
+        state: of an earlier `DataModule.state_dict`; data are then read only when first asked for.
+    """
+    check_data(node)
+    settings: DataSettings = DATASETS.build_common(node)
+    root = Path(settings.root).expanduser() if settings.root else data_root()
+    source: Source = DATASETS.build(node, root=root, seed=settings.split_seed)
+    return DataModule(source, settings, seed=seed, device=device, state=state)
+
+
+class DataModule:
+    """See the top of this file; made by `build_data`.
+
+    Args:
+        source: the data set.
+        settings: how to split, normalise, augment and batch it.
+        seed: of order and augmentation.
+        device: where batches are made.
+        state: see `build_data`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        settings: DataSettings,
+        *,
+        seed: int,
+        device: torch.device,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.source, self.settings, self.seed, self.device = source, settings, seed, device
+        self.batch_size = settings.batch_size
+        self._store = SplitStore(source, settings, device)
+        if state is not None:
+            self.load_state_dict(state)
+        self._augmentations = build_augmentations(settings.augmentation, self.spec.input_shape)
+        self._normalizer = self._make_normalizer()
+
+    @property
+    def spec(self) -> DataSpec:
+        """What models and losses need to know; `num_test` and its hash come once a published test set is opened."""
+        return self._store.description.spec
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Minibatches of a training epoch."""
+        return math.ceil(self.spec.num_train / self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Training minibatches from number `start` on: every sample once, in an order drawn from (seed, epoch)."""
+        train = self._store.get("train")
+        order = torch.randperm(len(train), generator=streams.generator(self.seed, "order", epoch))
+        keys = self._keys(epoch, start) if self._augmentations else None
+        for number, (inputs, targets, rows) in enumerate(train.batches(order, self.batch_size, start)):
+            yield Batch(self._normalize(inputs) if keys is None else self._augment(inputs, keys[number]), targets, rows)
+
+    def split(self, name: SplitName, batch_size: int | None = None) -> Iterator[Batch]:
+        """The samples of a split in the order of the source, never augmented, in larger batches by default."""
+        if batch_size is None:
+            fitting = EVALUATION_BYTES // (4 * max(1, math.prod(self.spec.input_shape)))
+            batch_size = max(self.batch_size, min(EVALUATION_BATCH, fitting))
+        for inputs, targets, rows in self._store.get(name).batches(None, batch_size):
+            yield Batch(self._normalize(inputs), targets, rows)
+
+    def transform(self, inputs: Tensor) -> Tensor:
+        """Raw inputs (uint8 images, or vectors in original units, NaN where missing) as the model takes them."""
+        if tuple(inputs.shape[1:]) != self.spec.input_shape:
+            got, expected = tuple(inputs.shape[1:]), self.spec.input_shape
+            raise ConfigError(f"data: inputs of shape {got} do not fit; expected {expected}")
+        return self._normalizer(inputs.to(self.device))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that inputs are treated as in this run: plain containers."""
+        return {**self._store.description.state_dict(), "source": self.source.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave. Data already read under another state are read again when next needed."""
+        self.source.load_state_dict(dict(state["source"]))
+        self._store.restore(Description.restore(state))
+        self._normalizer = self._make_normalizer()
+
+    def close(self) -> None:
+        """Frees the data and ends worker processes; what is asked for later is read again."""
+        self._store.close()
+
+    def _make_normalizer(self) -> Normalizer:
+        return Normalizer(self._store.description.statistics, self.spec.is_image, self.device)
+
+    def _normalize(self, inputs: Tensor) -> Tensor:
+        return self._normalizer(inputs) if self.spec.is_image else inputs  # vectors are stored normalised
+
+    def _augment(self, inputs: Tensor, keys: Tensor) -> Tensor:
+        inputs = inputs.float().div_(255) if self.spec.is_image else inputs
+        for (_, augmentation), key in zip(self._augmentations, keys, strict=True):
+            inputs = augmentation(inputs, key)
+        return self._normalizer.unit(inputs) if self.spec.is_image else inputs
+
+    def _keys(self, epoch: int, start: int) -> Tensor:
+        """Keys of all remaining steps of an epoch, int32 (steps, augmentations, 2): one transfer to the device."""
+        names = [f"augmentation/{name}" for name, _ in self._augmentations]
+        steps = range(epoch * self.steps_per_epoch + start, (epoch + 1) * self.steps_per_epoch)
+        words = [[streams.key(self.seed, name, step) for name in names] for step in steps]
+        return torch.tensor(words, dtype=torch.int32).to(self.device)

@@ -1,0 +1,45 @@
+"""The settings common to all data sets: splitting, batching, normalisation, augmentation, loading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Lt
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """What can be set for every data set.
+
+    Args:
+        root: folder that holds the data sets; null: the environment variable DLRUN_DATA_DIR, else a per-user cache.
+        batch_size: samples per training minibatch; the last one of an epoch may be smaller.
+        val_fraction: share of the training samples held out for validation, drawn at random (stratified for classes).
+        test_fraction: share held out as the test set where the data set publishes none.
+        split_seed: seed of the random split, apart from `seed` so that runs with other seeds share a split.
+        limit_train: use only this many training samples, a random subset (stratified for classes); null: all.
+        limit_val: likewise for validation.
+        limit_test: likewise for the test set.
+        normalize: standardize subtracts the training mean and divides by the training standard deviation (per channel for
+            images, per feature for vectors); unit leaves image values in [0, 1] and vectors as they are.
+        augmentation: augmentations of training inputs, name to settings ({} for its defaults), applied in the order written;
+            null: none. An entry that is null is left out.
+        loader: resident keeps the data on the device as one tensor; streaming reads through worker processes; auto
+            decides by size.
+        workers: worker processes of the streaming loader.
+    """
+
+    root: str | None = None
+    batch_size: Annotated[int, Gt(0)] = 128
+    val_fraction: Annotated[float, Gt(0), Lt(1)] = 0.1
+    test_fraction: Annotated[float, Gt(0), Lt(1)] = 0.2
+    split_seed: Annotated[int, Ge(0)] = 0
+    limit_train: Annotated[int, Gt(0)] | None = None
+    limit_val: Annotated[int, Gt(0)] | None = None
+    limit_test: Annotated[int, Gt(0)] | None = None
+    normalize: Literal["standardize", "unit"] = "standardize"
+    augmentation: Mapping[str, Mapping[str, Any] | None] | None = None
+    loader: Literal["auto", "resident", "streaming"] = "auto"
+    workers: Annotated[int, Ge(0)] = 2

@@ -1,0 +1,101 @@
+"""Training statistics, and the normalisation of inputs and targets with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What inputs are normalised with, per channel (images, of values in [0, 1]) or per feature (vectors).
+
+    Attributes:
+        mean: subtracted.
+        std: divided by; 1 where the training data are constant.
+        fill: put in place of missing values (NaN) before normalisation; unused for images.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fill: tuple[float, ...]
+
+    def unit(self) -> Statistics:
+        """The same without centring and scaling (`data.normalize=unit`)."""
+        return Statistics((0.0,) * len(self.mean), (1.0,) * len(self.std), self.fill)
+
+
+def image_statistics(chunks: Iterable[Tensor]) -> Statistics:
+    """Mean and standard deviation of each channel of uint8 images given in chunks (n, C, H, W), values divided by 255.
+
+    Sums of integers in float64 are exact, so that the result depends neither on the chunks nor on the thread count.
+    """
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for chunk in chunks:
+        values = chunk.to(torch.float64)
+        count += values.numel() // values.shape[1]
+        total = total + values.sum((0, 2, 3))
+        squares = squares + values.square_().sum((0, 2, 3))
+    mean = total / count
+    std = (squares / count - mean**2).clamp(min=0).sqrt()
+    return _statistics(mean / 255, std / 255)
+
+
+def vector_statistics(vectors: Tensor) -> Statistics:
+    """Mean and standard deviation of each column of (N, D), missing values (NaN) left out."""
+    values = vectors.to(torch.float64)
+    known = ~values.isnan()
+    count = known.sum(0).clamp(min=1)
+    mean = torch.where(known, values, 0.0).sum(0) / count
+    std = torch.where(known, (values - mean) ** 2, 0.0).sum(0).div(count).sqrt()
+    return _statistics(mean, std)  # equal float32 values have a std of exactly 0: their float64 sum is exact
+
+
+def _statistics(mean: Tensor, std: Tensor) -> Statistics:
+    mean_ = tuple(mean.tolist())
+    return Statistics(mean_, tuple(s if s > 0 else 1.0 for s in std.tolist()), mean_)
+
+
+class Normalizer:
+    """Raw inputs to network inputs: (value - mean) / std.
+
+    Args:
+        statistics: see `Statistics`.
+        is_image: whether inputs are uint8 images or float vectors.
+        device: where the inputs lie.
+    """
+
+    def __init__(self, statistics: Statistics, is_image: bool, device: torch.device) -> None:
+        self.is_image = is_image
+        shape = (-1, 1, 1) if is_image else (-1,)
+        dtype = torch.float64
+        mean = torch.tensor(statistics.mean, dtype=dtype).view(shape)
+        std = torch.tensor(statistics.std, dtype=dtype).view(shape)
+        self.mean, self.std = mean.to(device), std.to(device)
+        self.fill = torch.tensor(statistics.fill, dtype=dtype).to(device)
+        self.scale, self.shift = (1 / std).float().to(device), (-mean / std).float().to(device)
+        self.byte_scale = (1 / (255 * std)).float().to(device)
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        """uint8 images (N, C, H, W), or float vectors (N, D) with NaN where missing -> float32 of the same shape."""
+        if self.is_image:
+            return raw.to(torch.float32).mul_(self.byte_scale).add_(self.shift)
+        values = raw.to(
+            torch.float64
+        )  # once per data set; a feature like the year has a mean far larger than its spread
+        return ((torch.where(values.isnan(), self.fill, values) - self.mean) / self.std).float()
+
+    def unit(self, images: Tensor) -> Tensor:
+        """The same for float images in [0, 1]."""
+        return images * self.scale + self.shift
+
+
+def standardize_targets(targets: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Real targets (N, size) in original units -> standardised float32; unchanged where `mean` is empty."""
+    if not mean:
+        return targets
+    offset, scale = (torch.tensor(v, dtype=torch.float64) for v in (mean, std))
+    return ((targets.to(torch.float64) - offset) / scale).float()

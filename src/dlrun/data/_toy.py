@@ -1,0 +1,52 @@
+"""What the generated sets share: drawn anew from `seed` alone, so that the data are the same in every run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dlrun import streams
+from dlrun.data._base import Samples, Source
+from dlrun.data._files import read_matrix
+from dlrun.spec import TargetSpec
+
+Labels = Literal["binary", "sign"]
+
+
+class ToySource(Source):
+    """A generated set of vectors; subclasses say in `draw` how.
+
+    Args:
+        seed: seed of the points (`data.split_seed`); given by dlrun.
+    """
+
+    seed: int
+    feature_names: tuple[str, ...] = ("x1", "x2")
+
+    def draw(self) -> tuple[Tensor, Tensor, TargetSpec]:
+        """Inputs (N, D), targets and what they are."""
+        raise NotImplementedError
+
+    def train(self) -> tuple[Samples, TargetSpec]:
+        inputs, targets, spec = self.draw()
+        return Samples(inputs.float(), targets), spec
+
+    def read_inputs(self, path: Path) -> Tensor:
+        """(N, D) from a text table of D numbers per line, with or without a header."""
+        return read_matrix(path, len(self.feature_names))
+
+    def generator(self) -> torch.Generator:
+        return streams.generator(self.seed, f"data/{type(self).__name__}")
+
+    def sklearn_seed(self) -> int:
+        """A seed for scikit-learn's generators, which take 32 bits."""
+        return streams.seed_of(self.seed, f"data/{type(self).__name__}") % 2**32
+
+
+def two_class(is_second: Tensor, labels: Labels) -> tuple[Tensor, TargetSpec]:
+    """Targets (N, 1) of a two-class set from a boolean (N,): 0 and 1 (`binary`), or -1 and +1 (`sign`)."""
+    targets = is_second.float().unsqueeze(1)
+    return (targets if labels == "binary" else 2 * targets - 1), TargetSpec(labels, 1)

@@ -1,0 +1,123 @@
+"""Any folder of images, one folder per class."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from annotated_types import Gt
+from torch import Tensor
+
+from dlrun.data import DATASETS
+from dlrun.data._base import Samples, Source
+from dlrun.data._download import reason
+from dlrun.data._files import find_path
+from dlrun.registry import ConfigError, did_you_mean
+from dlrun.spec import TargetSpec
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
+
+
+@DATASETS.register("image_folder")
+class ImageFolder(Source):
+    """Images in one folder per class: `<path>/<class>/*.jpg`, or `<path>/train/<class>/*.jpg` and so in `val`, `test`.
+
+    With a `train` folder: `test` is the published test set, and `val`, if there too, joins the training pool, from
+    which dlrun draws its own validation set; without `test`, `val` is the published test set. Images stay in their
+    files until needed: each is resized so that its shorter side fits, then cropped in the centre.
+
+    Args:
+        root: folder that holds the data sets, where a relative `path` is looked for too; given by dlrun.
+        path: the folder, from the current one or below `data.root`.
+        image_size: height and width of every image in pixels.
+        grey: read images as grey (one channel) rather than colour (three).
+
+    Shapes: inputs paths (N,), decoded to uint8 (3 or 1, image_size, image_size); targets int64 (N,).
+
+    Raises:
+        ConfigError: no such folder, fewer than two classes, a class without images, an unreadable image.
+    """
+
+    def __init__(self, root: Path, *, path: str, image_size: Annotated[int, Gt(0)] = 224, grey: bool = False) -> None:
+        self.root, self.path, self.image_size, self.grey = root, path, image_size, grey
+
+    @property
+    def published_split(self) -> bool:  # type: ignore[override]
+        """Whether the folder has a `test` or `val` folder beside `train`."""
+        return self._parts()[1] is not None
+
+    def train(self) -> tuple[Samples, TargetSpec]:
+        pools, _ = self._parts()
+        classes = _class_names(pools[0])
+        if len(classes) < 2:
+            raise ConfigError(f"data.path: {pools[0]} has {len(classes)} class folders; at least 2 are needed")
+        return self._samples(pools, classes), TargetSpec("class", len(classes), classes)
+
+    def test(self) -> Samples:
+        pools, held_out = self._parts()
+        assert held_out is not None, "no published test set"
+        return self._samples([held_out], _class_names(pools[0]))
+
+    def read_inputs(self, path: Path) -> Tensor:
+        """(N, C, image_size, image_size) uint8 from one image, or from all images in a folder, by name."""
+        files = image_files(path) if path.is_dir() else [path]
+        if not files:
+            raise ConfigError(f"{path}: holds no images ({', '.join(sorted(SUFFIXES))})")
+        return torch.stack([decode_image(file, self.image_size, self.grey) for file in files])
+
+    def _parts(self) -> tuple[list[Path], Path | None]:
+        """The folders of the training pool, and that of the published test set."""
+        top = find_path(self.path, self.root, "data.path")
+        train, val, test = top / "train", top / "val", top / "test"
+        if not train.is_dir():
+            return [top], None
+        if test.is_dir():
+            return [train, *([val] if val.is_dir() else [])], test
+        return [train], val if val.is_dir() else None
+
+    def _samples(self, pools: list[Path], classes: tuple[str, ...]) -> Samples:
+        paths: list[Path] = []
+        targets: list[int] = []
+        for pool in pools:
+            for name in _class_names(pool):
+                if name not in classes:
+                    raise ConfigError(f"{pool / name}: no such class in training{did_you_mean(name, classes)}")
+                files = image_files(pool / name)
+                if not files:
+                    raise ConfigError(f"{pool / name}: holds no images ({', '.join(sorted(SUFFIXES))})")
+                paths += files
+                targets += [classes.index(name)] * len(files)
+        decode = functools.partial(decode_image, size=self.image_size, grey=self.grey)
+        return Samples(paths, torch.tensor(targets, dtype=torch.int64), decode)
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    if not folder.is_dir():
+        raise ConfigError(f"data.path: {folder} is not a folder")
+    return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images below a folder, in order of their paths."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+
+
+def decode_image(path: Path, size: int, grey: bool) -> Tensor:
+    """Reads an image, resizes its shorter side to `size` (antialiased), crops the centre: uint8 (C, size, size)."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file).convert("L" if grey else "RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ConfigError(f"{path}: not a readable image ({reason(error)})") from None
+    scale = size / min(image.size)
+    image = image.resize(
+        (max(size, round(image.width * scale)), max(size, round(image.height * scale))), Image.Resampling.BILINEAR
+    )
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    pixels = np.array(image.crop((left, top, left + size, top + size)))
+    return torch.from_numpy(pixels).view(size, size, -1).permute(2, 0, 1).contiguous()

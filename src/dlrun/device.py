@@ -1,0 +1,61 @@
+"""Which device to run on, and in which precision."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from dlrun.registry import ConfigError
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` (CUDA if there is one, else the CPU), `cpu`, `cuda` or `cuda:N`. Raises ConfigError for one that is not here."""
+    if name == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    kind, _, number = name.partition(":")
+    if kind != "cuda" or (number and not number.isdigit()) or name.endswith(":"):
+        raise ConfigError(f"device: got '{name}'; allowed: auto, cpu, cuda, cuda:N")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        raise ConfigError(
+            f"device: '{name}' asked for, but this machine has no usable CUDA device; use device=cpu or auto"
+        )
+    if int(number or 0) >= count:
+        raise ConfigError(f"device: '{name}' asked for, but this machine has cuda:0 to cuda:{count - 1}")
+    return torch.device("cuda", int(number or 0))
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """The autocast context of a precision (`fp32`: none)."""
+    dtype = PRECISIONS[precision]
+    return torch.autocast(device.type, dtype) if dtype else contextlib.nullcontext()
+
+
+def grad_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler | None:
+    """Loss scaling for fp16, whose gradients underflow without it; None for the other precisions."""
+    return torch.amp.GradScaler(device.type) if precision == "fp16" else None
+
+
+def describe_device(device: torch.device) -> str:
+    """The device as results report it: 'cpu (2 threads)' or 'cuda:0 (NVIDIA ...)'."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def set_deterministic(deterministic: bool) -> None:
+    """Makes the kernels deterministic too (`trainer.deterministic`); some CUDA operations then raise or slow down."""
+    import os
+
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = False

@@ -1,0 +1,5 @@
+"""The metrics registry: one file per entry."""
+
+from dlrun.registry import Registry
+
+METRICS = Registry("metrics", "dlrun.metrics")

@@ -1,0 +1,67 @@
+"""`model=mlp`: a multilayer perceptron."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from annotated_types import Gt
+from torch import Tensor, nn
+
+from dlrun.models import MODELS
+from dlrun.models._activations import Activation
+from dlrun.models._dense import dense_layers
+from dlrun.models._dropout import Rate
+from dlrun.models._init import Init, initialize
+from dlrun.registry import ConfigError
+
+
+@MODELS.register("mlp")
+class MLP(nn.Module):
+    """A multilayer perceptron h(k) = g(W(k) h(k-1) + b(k)) with a linear head; images are flattened.
+
+    Each hidden layer is affine, batch norm (optional), activation, dropout, in this order. The head is never activated:
+    losses take raw outputs.
+
+    Args:
+        input_shape: shape of one input; given by the data.
+        num_outputs: size of the raw output; given by the loss.
+        hidden: widths of the hidden layers, from input to output; an empty list leaves an affine map.
+        activation: one activation for all hidden layers, or a list with one for each.
+        init: initialisation of the weights.
+        init_bias: where biases start (not with init=default, which draws them too).
+        dropout: probability that a hidden unit is set to 0 in training.
+        batch_norm: batch normalisation before each activation; the layers before it have no bias.
+
+    Shapes: (N, *input_shape) -> (N, num_outputs).
+
+    Raises:
+        ConfigError: the list of activations is not as long as that of the hidden layers.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        num_outputs: int,
+        *,
+        hidden: tuple[Annotated[int, Gt(0)], ...] = (512, 256),
+        activation: Activation | tuple[Activation, ...] = "relu",
+        init: Init = "default",
+        init_bias: float = 0.0,
+        dropout: Rate = 0.2,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        activations = (activation,) * len(hidden) if isinstance(activation, str) else activation
+        if len(activations) != len(hidden):
+            raise ConfigError(
+                f"model.activation: {len(activations)} activations for {len(hidden)} hidden layers; "
+                "give one name for all, or a list with one for each of model.hidden"
+            )
+        sizes = (math.prod(input_shape), *hidden)
+        self.hidden = dense_layers(sizes[0], hidden, activations, dropout, batch_norm)
+        self.head = nn.Linear(sizes[-1], num_outputs)
+        initialize(self, init, init_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.hidden(x.flatten(1)))

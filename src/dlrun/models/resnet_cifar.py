@@ -1,0 +1,94 @@
+"""`model=resnet20` and the like: residual networks for small images."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch.nn.functional as F
+from annotated_types import Ge
+from torch import Tensor, nn
+
+from dlrun.models import MODELS
+from dlrun.models._init import Init, initialize
+from dlrun.models._shapes import image_shape
+from dlrun.registry import ConfigError
+
+
+class ResidualBlock(nn.Module):
+    """y = relu(x + F(x)) with two 3x3 convolutions in F; the shortcut takes every `stride`-th pixel and fills new
+    channels with zeros, so it has no parameters.
+
+    Source: He et al. (2016), section 3.3, option A.
+
+    Args:
+        in_channels: channels of x.
+        channels: channels of y.
+        stride: of the first convolution.
+
+    Shapes: (N, in_channels, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.stride, self.new_channels = stride, channels - in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        if self.stride > 1 or self.new_channels:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
+        return F.relu(x + residual)
+
+
+@MODELS.register("resnet_cifar")
+class ResNetCIFAR(nn.Module):
+    """The residual network of depth 6n + 2 for small images: a 3x3 convolution, three stages of n blocks with 16, 32
+    and 64 channels, global average, linear head. ResNet-20 has 269,722 parameters for 10 classes of colour images.
+
+    Source: He et al. (2016), section 4.2.
+
+    Args:
+        input_shape: (channels, height, width), at least 4x4 pixels; given by the data.
+        num_outputs: size of the raw output; given by the loss.
+        depth: number of layers with weights, 6n + 2.
+        init: initialisation of the weights; biases start at 0.
+
+    Shapes: (N, C, H, W) -> (N, num_outputs).
+
+    Raises:
+        ConfigError: the data does not give images, or the depth is not 6n + 2.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        num_outputs: int,
+        *,
+        depth: Annotated[int, Ge(8)] = 20,
+        init: Init = "he_normal",
+    ) -> None:
+        super().__init__()
+        channels, _, _ = image_shape("resnet_cifar", input_shape, smallest=4)
+        n, rest = divmod(depth - 2, 6)
+        if rest:
+            raise ConfigError(f"model.depth: got {depth}; allowed: 6n + 2, such as {6 * n + 2} or {6 * n + 8}")
+        self.conv = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(16)
+        self.stage1 = self._stage(16, 16, n, 1)  # (N, 16, H, W)
+        self.stage2 = self._stage(16, 32, n, 2)  # (N, 32, H/2, W/2)
+        self.stage3 = self._stage(32, 64, n, 2)  # (N, 64, H/4, W/4)
+        self.head = nn.Linear(64, num_outputs)
+        initialize(self, init)
+
+    @staticmethod
+    def _stage(in_channels: int, channels: int, n: int, stride: int) -> nn.Sequential:
+        first = ResidualBlock(in_channels, channels, stride)
+        return nn.Sequential(first, *(ResidualBlock(channels, channels, 1) for _ in range(n - 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.conv(x)))
+        x = self.stage3(self.stage2(self.stage1(x)))
+        return self.head(x.mean((2, 3)))

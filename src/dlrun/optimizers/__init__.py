@@ -1,0 +1,5 @@
+"""The optimizer registry: one file per entry."""
+
+from dlrun.registry import Registry
+
+OPTIMIZERS = Registry("optimizer", "dlrun.optimizers")

@@ -1,0 +1,147 @@
+"""One line for every error, with the nearest match: Hydra's and OmegaConf's messages span several lines and name no match."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from dlrun.registry import ConfigError, did_you_mean
+from dlrun.settings import GROUPS, MAPPING_GROUPS, options
+
+
+def explain(error: Exception, argv: list[str]) -> str:
+    """The one line that the user sees for `error`."""
+    from hydra.errors import MissingConfigException, OverrideParseException
+
+    if own := _own(error):
+        return str(own)
+    if isinstance(error, MissingConfigException) and getattr(error, "missing_cfg_file", None):
+        return _missing_option(error)
+    if isinstance(error, OverrideParseException):
+        return _unreadable(str(error.override))
+    if out_of_memory(error):
+        reason = " ".join(str(error).split())[:200] or "of this machine"
+        return f"not enough memory ({reason}); use a smaller model, data.batch_size or data set"
+    text = str(error).strip() or type(error).__name__
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_key(match[1])
+    if match := re.search(r"Could not delete from config. '([^']+)' does not exist|Could not delete '([^']+)'", text):
+        return _unknown_key(match[1] or match[2])
+    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{match[1]}: several values need -m (a sweep), or brackets where one list is meant: key=[a,b]"
+    if match := re.search(r"You must specify '([^']+)'", text):
+        return f"{match[1]}: no value given"
+    cause = error.__cause__
+    lines = [line for line in text.splitlines() if line.strip()]
+    if isinstance(error, OSError):
+        return f"{error.strerror or text}{f': {error.filename}' if error.filename else ''}"
+    if cause is not None and str(cause).strip() and lines[0].startswith("Error "):
+        lines.append(str(cause).strip().splitlines()[0])
+    return " ".join(line.strip() for line in lines[:2])
+
+
+def _own(error: BaseException | None) -> ConfigError | None:
+    """The error of our own resolver inside OmegaConf's."""
+    while error is not None and not isinstance(error, ConfigError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, of the machine or of its device: PyTorch raises a RuntimeError for both."""
+    text = str(error)
+    return isinstance(error, (MemoryError, RuntimeError)) and (
+        isinstance(error, MemoryError)
+        or any(part in text for part in ("allocate memory", "out of memory", "Storage size calculation overflowed"))
+    )
+
+
+def _missing_option(error: Any) -> str:
+    group, _, option = str(error.missing_cfg_file).rpartition("/")
+    choices = [c for c in (error.options or options(group)) if not c.startswith("_")]
+    if not group:
+        return f"unknown configuration '{option}'"
+    return f"{group}: unknown option '{option}'; allowed: {', '.join(choices)}{did_you_mean(option, choices)}"
+
+
+def _unreadable(override: str) -> str:
+    if "=" in override[1:]:
+        key, _, value = override.partition("=")
+        return f"cannot read the override '{override}'; quote a value with special characters: {key}=\"'{value}'\""
+    return f"cannot read the override '{override}': expected key=value, such as optimizer.lr=1e-3"
+
+
+def check_keys(config: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a group or setting that `~` took away, or `+` put beside the others."""
+    top = [*GROUPS, "seed", "device", "resume", "run", "debug"]
+    for key in top:
+        if key not in config:
+            raise ConfigError(f"{key}: was removed, but every run needs it")
+    for key in config:
+        if key not in top:
+            raise ConfigError(_unknown_key(str(key)))
+    for group in GROUPS:
+        if not isinstance(config[group], Mapping):
+            raise ConfigError(f"{group}: got {config[group]!r}; expected one of {', '.join(options(group))}")
+
+
+def _unknown_key(key: str) -> str:
+    key = key.lstrip("+~")
+    if "." not in key:
+        near = difflib.get_close_matches(key, _top_level(), n=1, cutoff=0.5)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        return f"{key}: unknown group or setting; allowed: {', '.join(_top_level())}{hint}"
+    group, entry = key.split(".")[:2]
+    if group in MAPPING_GROUPS and entry in options(group):
+        return f"{key}: {entry} is not chosen; choose it by {group}={entry}, or in a list: {group}=[{entry},...]"
+    parent = key.rpartition(".")[0]
+    known = dotted_keys()
+    siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
+    level = [k for k in known if k.count(".") == key.count(".")]
+    near = difflib.get_close_matches(key, level, n=1, cutoff=0.6)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    allowed = f"; {parent} has: {', '.join(siblings)}" if siblings else ""
+    above = next((k for k in _above(key) if k in known), "")
+    if above and not siblings and not any(k.startswith(f"{above}.") for k in known):
+        allowed = f"; a new entry of {above} needs a plus: +{key}=..."
+    return f"{key}: unknown setting{allowed}{hint}"
+
+
+def _above(key: str) -> list[str]:
+    """a.b.c -> [a.b, a]"""
+    parts = key.split(".")
+    return [".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1)]
+
+
+def _top_level() -> list[str]:
+    return [*GROUPS, *(["experiment"] if options("experiment") else []), "seed", "device", "resume", "run", "debug"]
+
+
+def dotted_keys() -> list[str]:
+    """Every dotted key of the configuration as the user chose its groups (unknown keys left out), torch-free."""
+    import sys
+
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from dlrun.settings import config_dir
+
+    chosen = [a for a in sys.argv[1:] if a.partition("=")[0] in GROUPS and "=" in a and "," not in a.split("[")[0]]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            return _flatten(compose("config", overrides=chosen))
+    except Exception:  # the choice of groups is wrong too: then no suggestion is better than another error
+        return []
+
+
+def _flatten(node: Any, prefix: str = "") -> list[str]:
+    found = []
+    for key in node:
+        dotted = f"{prefix}{key}"
+        child = node._get_node(key)
+        nested = hasattr(child, "keys") and not child._is_none() and not child._is_missing()
+        found += [dotted, *(_flatten(child, dotted + ".") if nested else [])]
+    return found

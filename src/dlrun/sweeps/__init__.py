@@ -1,0 +1,1 @@
+"""Sweeps: isolation of a job, the leaderboard, Hydra's hooks."""

@@ -1,0 +1,470 @@
+"""The training loop, readable from top to bottom.
+
+fit:  for each epoch
+        for each batch: learning rate, forward, loss + penalties, backward, clip, update, project, average
+        evaluate on validation, keep the best, checkpoint, stop early
+test: once, on the best checkpoint, after training has ended
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from itertools import islice
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge, Gt, Lt
+from torch import Tensor, nn
+
+from dlrun import checkpoint, rundir, streams
+from dlrun.averaging import ArithmeticAverage, build_average, refresh_batch_norm
+from dlrun.callbacks._base import Callback, Run
+from dlrun.data._module import SplitName
+from dlrun.device import autocast, grad_scaler
+from dlrun.divergence import REMEDY, Diverged, first_non_finite, non_finite_weights
+from dlrun.early_stopping import EarlyStopping
+from dlrun.metrics._collection import MetricCollection, direction
+from dlrun.metrics._monitor import metric_of, not_reported
+from dlrun.metrics._sums import EpochSums
+from dlrun.models._dropout import has_foreign_randomness, random_modules, set_keys
+from dlrun.registry import ConfigError, Registry
+from dlrun.regularization._base import Regularizer
+from dlrun.schedulers._base import Scheduler
+from dlrun.signals import Interrupted, Signals
+from dlrun.spec import Batch, StepResult
+
+log = logging.getLogger(__name__)
+TRAINERS = Registry("trainer", None)
+FAST_DEV_BATCHES = 2
+
+
+@TRAINERS.register("default")
+class Trainer:
+    """Owns precision, the order of a step, accumulation, clipping, counters, evaluation, checkpoints, the best so far, early
+    stopping and the non-finite stop.
+
+    Args:
+        run: what callbacks see; the trainer keeps its counters.
+        scheduler: the learning-rate schedule.
+        regularizers: name to regularizer.
+        callbacks: observers.
+        seed: of every random stream.
+        epochs: passes over the training data.
+        steps: number of updates; null: as many as `epochs` needs. Beats `epochs`.
+        monitor: what the best checkpoint, early stopping and sweeps look at, such as val/loss or val/accuracy.
+        patience: stop when `monitor` has not improved in this many validations in a row; null: never.
+        min_delta: an improvement must be larger than this.
+        accumulate: each minibatch is split into this many micro-batches whose gradients are added up; saves memory, and the
+            update stays that of the whole minibatch (but for batch norm, which sees micro-batches).
+        clip_norm: the gradient's norm is scaled down to at most this; null: no clipping.
+        ema_decay: evaluate and keep an exponential moving average of the weights with this decay; null: off.
+        swa_start: evaluate and keep the mean of the weights after each update from this share of the run on; null: off.
+        precision: fp32, or mixed precision in bf16 or fp16 (fp16 scales the loss).
+        compile: compile the model with torch.compile; changes the last bits of the results.
+        threads: CPU threads of PyTorch; null: its own choice. Another number changes the last bits of the results.
+        deterministic: make the kernels deterministic too.
+        log_every_steps: updates between two points of the step curves.
+        validate_every_epochs: epochs between two validations.
+        checkpoint_every_steps: write last.pt after every so many updates as well as after every epoch; null: epochs only.
+        limit_train_batches: use only the first so many batches of each epoch; null: all.
+        limit_val_batches: likewise for validation.
+        limit_test_batches: likewise for the test.
+        fast_dev_run: a dry run through everything: one epoch of two batches, validation, test.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        scheduler: Scheduler,
+        regularizers: Mapping[str, Regularizer],
+        callbacks: list[Callback],
+        seed: int,
+        *,
+        epochs: Annotated[int, Gt(0)] = 10,
+        steps: Annotated[int, Gt(0)] | None = None,
+        monitor: str = "val/loss",
+        patience: Annotated[int, Gt(0)] | None = None,
+        min_delta: Annotated[float, Ge(0)] = 0.0,
+        accumulate: Annotated[int, Gt(0)] = 1,
+        clip_norm: Annotated[float, Gt(0)] | None = None,
+        ema_decay: Annotated[float, Gt(0), Lt(1)] | None = None,
+        swa_start: Annotated[float, Ge(0), Lt(1)] | None = None,
+        precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+        compile: bool = False,
+        threads: Annotated[int, Gt(0)] | None = None,
+        deterministic: bool = False,
+        log_every_steps: Annotated[int, Gt(0)] = 50,
+        validate_every_epochs: Annotated[int, Gt(0)] = 1,
+        checkpoint_every_steps: Annotated[int, Gt(0)] | None = None,
+        limit_train_batches: Annotated[int, Gt(0)] | None = None,
+        limit_val_batches: Annotated[int, Gt(0)] | None = None,
+        limit_test_batches: Annotated[int, Gt(0)] | None = None,
+        fast_dev_run: bool = False,
+    ) -> None:
+        self.run, self.scheduler, self.regularizers, self.callbacks = run, scheduler, regularizers, callbacks
+        self.seed = seed
+        self.accumulate, self.clip_norm, self.precision = accumulate, clip_norm, precision
+        self.log_every_steps, self.validate_every_epochs = log_every_steps, validate_every_epochs
+        self.checkpoint_every_steps = checkpoint_every_steps
+        self.limits = {"train": limit_train_batches, "val": limit_val_batches, "test": limit_test_batches}
+        if fast_dev_run:
+            self.limits = dict.fromkeys(self.limits, FAST_DEV_BATCHES)
+        self.best = EarlyStopping(direction(metric_of(monitor)), patience, min_delta)
+        self.average = build_average(run.model, ema_decay, swa_start, run.total_steps)
+        self.scaler = grad_scaler(precision, run.device)
+        self.penalties = [(n, r) for n, r in regularizers.items() if type(r).penalty is not Regularizer.penalty]
+        self.projections = [r for r in regularizers.values() if type(r).project is not Regularizer.project]
+        self.dropouts = random_modules(run.model)
+        self.reseed = has_foreign_randomness(run.model)
+        self.reads_losses = run.device.type == "cpu"  # elsewhere reading a loss waits for the device: see _check_finite
+        self.replaying = False
+        self.forward = torch.compile(run.model) if compile else run.model
+        self.trainable = [p for p in run.model.parameters() if p.requires_grad]
+        self.base_lrs = [group["lr"] for group in run.optimizer.param_groups]
+        self.batch = 0  # batches of the current epoch that are done
+        self.epoch_seconds: list[float] = []  # of the training part; the last one grows while its epoch lasts
+        self.sums = EpochSums()
+        self.train_metrics = MetricCollection(run.loss, run.task.target())
+        self.clipped_norm: Tensor | None = None  # the gradient's norm before clipping
+        self.signals = Signals()
+        self._check_monitors()
+
+    # ---- fit ------------------------------------------------------------------------------------------------------
+
+    def fit(self) -> None:
+        """Trains until the last epoch, early stopping, divergence (raises Diverged) or a signal (raises Interrupted)."""
+        run = self.run
+        with self.signals:
+            self._call("on_fit_start", run)
+            # `self.batch`: an epoch stopped after the run's last update, before its validation
+            while run.epoch < run.epochs and (run.step < run.total_steps or self.batch) and not self.best.should_stop:
+                self._call("on_epoch_start", run)
+                self._train_epoch()
+                run.epoch += 1
+                self.batch = 0
+                self._validate()
+                self.save_last()
+                self._call("on_epoch_end", run)
+                if self.signals.arrived:
+                    self._interrupt()
+            self._call("on_fit_end", run)
+
+    def _train_epoch(self) -> None:
+        run, limit = self.run, self.run.steps_per_epoch
+        if self.batch == 0:
+            self.sums = EpochSums()
+            self.train_metrics = MetricCollection(run.loss, run.task.target())
+            self.epoch_seconds.append(0.0)
+        run.model.train()
+        start = window_start = time.perf_counter()
+        earlier, window = self.epoch_seconds[-1], run.samples
+        left = max(0, min(limit - self.batch, run.total_steps - run.step))
+        for batch in islice(run.data.epoch(run.epoch, self.batch), left):
+            result, objective = self._step(batch)
+            self.batch += 1
+            run.step += 1
+            run.samples += len(batch.indices)
+            self.sums.add(result.loss, objective, len(batch.indices))
+            self.train_metrics.update(result.outputs, result.targets)
+            now = time.perf_counter()
+            self.epoch_seconds[-1] = earlier + now - start
+            self._call("on_step", run, result)
+            if run.step % self.log_every_steps == 0 or run.step == 1:
+                self._log(result, objective, (run.samples - window) / max(now - window_start, 1e-9))
+                window, window_start = run.samples, now
+            if self.signals.arrived:
+                self._interrupt()
+            due = self.checkpoint_every_steps and run.step % self.checkpoint_every_steps == 0
+            if (due and self.batch < limit) or (run.step == 1 and not self.reads_losses):  # see _replay
+                self.save_last()
+        self._check_finite()  # waits for the device, so that the time is that of the work
+        self.epoch_seconds[-1] = earlier + time.perf_counter() - start
+
+    def _step(self, batch: Batch) -> tuple[StepResult, Tensor]:
+        """One update. Returns the result of the forward pass and the objective (loss + penalties), detached."""
+        run, optimizer = self.run, self.run.optimizer
+        factor = self.scheduler.factor(run.step)
+        for group, lr in zip(optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = lr * factor
+        optimizer.zero_grad(set_to_none=True)
+        if self.accumulate == 1:
+            result, objective = self._forward_backward(batch, 0, 1.0)
+        else:
+            result, objective = self._accumulated(batch)
+        if (self.reads_losses or run.step == 0) and not math.isfinite(float(objective)):
+            raise Diverged(self._diagnose(batch))
+        if self.clip_norm is not None:
+            if self.scaler:
+                self.scaler.unscale_(optimizer)
+            self.clipped_norm = nn.utils.clip_grad_norm_(self.trainable, self.clip_norm)
+        if self.scaler:
+            self.scaler.step(optimizer)
+            self.scaler.update()
+        else:
+            optimizer.step()
+        for regularizer in self.projections:
+            with torch.no_grad():
+                regularizer.project(run.model)
+        if self.average:
+            self.average.update(run.model)
+        return result, objective
+
+    def _forward_backward(self, batch: Batch, micro: int, share: float) -> tuple[StepResult, Tensor]:
+        """Forward and backward of a (micro-)batch that makes up `share` of the minibatch."""
+        run = self.run
+        if self.dropouts:
+            set_keys(self.dropouts, self.seed, run.step, micro)
+        self._reseed(f"modules/{micro}", run.step)
+        with autocast(self.precision, run.device):
+            result = run.task(self.forward, batch, streams.key(self.seed, "task", run.step, micro))
+        if run.step == 0:
+            self._check_outputs(result, batch)
+        objective = result.loss
+        for name, regularizer in self.penalties:
+            penalty = regularizer.penalty(run.model, result.outputs)
+            if penalty is not None:
+                result.parts[f"penalty/{name}"] = penalty.detach()
+                objective = objective + penalty
+        scaled = objective * share if share != 1.0 else objective
+        (self.scaler.scale(scaled) if self.scaler else scaled).backward()
+        return result._replace(loss=result.loss.detach(), outputs=result.outputs.detach()), objective.detach()
+
+    def _accumulated(self, batch: Batch) -> tuple[StepResult, Tensor]:
+        size = len(batch.indices)
+        parts = [
+            Batch(*p)
+            for p in zip(*(t.tensor_split(min(self.accumulate, size)) for t in batch), strict=True)
+            if len(p[0])
+        ]
+        done = [
+            (self._forward_backward(part, i, len(part.indices) / size), len(part.indices))
+            for i, part in enumerate(parts)
+        ]
+        loss = torch.stack([r.loss * n for (r, _), n in done]).sum() / size
+        objective = torch.stack([o * n for (_, o), n in done]).sum() / size
+        outputs = torch.cat([r.outputs for (r, _), _ in done])
+        targets = torch.cat([r.targets for (r, _), _ in done])
+        named = {
+            name: torch.stack([torch.as_tensor(r.parts[name]) * n for (r, _), n in done]).sum() / size
+            for name in done[0][0][0].parts
+        }
+        return StepResult(loss, outputs, targets, named), objective
+
+    # ---- evaluation -----------------------------------------------------------------------------------------------
+
+    def evaluate(self, split: SplitName) -> dict[str, float]:
+        """Mean loss and metrics of a split, with the averaged weights where an average is kept."""
+        run = self.run
+        metrics = MetricCollection(run.loss, run.task.target())
+        sums = EpochSums()
+        run.model.eval()
+        self._reseed(f"modules/{split}", 0)
+        with self._averaged(), torch.inference_mode(), autocast(self.precision, run.device):
+            for batch in islice(run.data.split(split), self.limits[split]):
+                result = run.task(self.forward, batch, streams.key(self.seed, f"task/{split}", 0))
+                metrics.update(result.outputs.float(), result.targets)
+                sums.add(result.loss, result.loss, len(batch.indices))
+                if split == "test" and self.signals.arrived:
+                    raise Interrupted(self.signals.exit_code)  # last.pt is complete; the model holds the best weights
+        run.model.train()
+        return _finite({"loss": sums.loss(), **metrics.compute()})
+
+    def _validate(self) -> None:
+        run = self.run
+        train = {**self.sums.means(bool(self.penalties)), **self.train_metrics.compute()}
+        run.history["train"] = _finite(train)
+        self._report("train")
+        if run.epoch % self.validate_every_epochs and run.epoch < run.epochs and run.step < run.total_steps:
+            return
+        self._refresh_batch_norm()
+        run.history["val"] = self.evaluate("val")
+        self._report("val")
+        flat = {f"{split}/{name}": value for split in run.history for name, value in run.history[split].items()}
+        self.scheduler.observe(flat)
+        if not math.isfinite(run.history["val"]["loss"]):
+            raise Diverged(self._diagnose(next(iter(run.data.split("val")))))
+        if run.monitor not in flat:  # such as the AUROC where validation has one class only
+            raise not_reported(run.monitor, list(flat))
+        if self.best.observe(flat[run.monitor]):
+            run.best = {"epoch": run.epoch, "step": run.step, "monitor": run.monitor, "value": flat[run.monitor]}
+            self._save_best()
+
+    def test(self) -> dict[str, float]:
+        """Opens the sealed test set, once, with the weights of the best checkpoint."""
+        state = checkpoint.load(self.run.folder / rundir.BEST, "run", self.run.device)
+        checkpoint.load_weights(self.run.model, state)
+        self.average = None  # best.pt holds the averaged weights already
+        with self.signals:
+            return self.evaluate("test")
+
+    def announce_test(self, metrics: dict[str, float]) -> None:
+        """Records the test metrics and tells the callbacks."""
+        self.run.history["test"] = metrics
+        self._report("test")
+
+    # ---- state ----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs: weights, optimizer, counters and a few integers."""
+        run = self.run
+        return {
+            "model": run.model.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+            "best": self.best.state_dict(),
+            "data": run.data.state_dict(),
+            "callbacks": {type(callback).__name__: callback.state_dict() for callback in self.callbacks},
+            "counters": {"epoch": run.epoch, "step": run.step, "samples": run.samples, "batch": self.batch},
+            "sums": self.sums.state_dict(),
+            "train_metrics": self.train_metrics.state_dict() if self.batch else {},
+            "run": {"best": dict(run.best), "history": {k: dict(v) for k, v in run.history.items()}},
+            "epoch_seconds": list(self.epoch_seconds),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave; the run goes on at the very batch where it stood."""
+        run = self.run
+        checkpoint.load_weights(run.model, dict(state), "resume")
+        run.optimizer.load_state_dict(_with_settings(state["optimizer"], run.optimizer))
+        self.scheduler.load_state_dict(state["scheduler"])
+        if self.average and state["average"]:
+            self.average.load_state_dict(state["average"])
+        if self.scaler and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.best.load_state_dict(state["best"])
+        if state["data"] != run.data.state_dict():
+            log.warning("the data are not those of the checkpoint: the results will not be those of an unbroken run")
+        for callback in self.callbacks:
+            if saved := state["callbacks"].get(type(callback).__name__):
+                callback.load_state_dict(saved)
+        counters = state["counters"]
+        run.epoch, run.step, run.samples, self.batch = (counters[k] for k in ("epoch", "step", "samples", "batch"))
+        self.sums = EpochSums(**state["sums"])
+        if state["train_metrics"]:
+            self.train_metrics.load_state_dict(state["train_metrics"])
+        run.best, run.history = dict(state["run"]["best"]), {k: dict(v) for k, v in state["run"]["history"].items()}
+        self.epoch_seconds = list(state["epoch_seconds"])
+
+    def save_last(self) -> None:
+        self._check_finite()
+        checkpoint.save(self.run.folder / rundir.LAST, self.state_dict())
+
+    def _save_best(self) -> None:
+        with self._averaged():
+            state = {
+                "model": self.run.model.state_dict(),
+                "data": self.run.data.state_dict(),
+                "best": dict(self.run.best),
+            }
+            checkpoint.save(self.run.folder / rundir.BEST, state)
+
+    # ---- helpers --------------------------------------------------------------------------------------------------
+
+    def _log(self, result: StepResult, objective: Tensor, rate: float) -> None:
+        self._check_finite()
+        norms = torch._foreach_norm([p.grad for p in self.trainable if p.grad is not None])
+        norm = torch.linalg.vector_norm(torch.stack(norms)) if norms else 0.0
+        scalars = {
+            "train/loss": float(result.loss),
+            "train/objective": float(objective),
+            "lr": float(self.run.optimizer.param_groups[0]["lr"]),
+            "gradient_norm": float(norm if self.clipped_norm is None else self.clipped_norm),
+            "samples_per_s": rate,
+        }
+        scalars["train/penalty"] = scalars["train/objective"] - scalars["train/loss"] if self.penalties else 0.0
+        scalars.update({f"train/{name}": float(value) for name, value in result.parts.items()})
+        self._call("on_log", self.run, scalars)
+
+    def _report(self, split: str) -> None:
+        metrics = self.run.history[split]
+        text = "  ".join(f"{name} {value:.5g}" for name, value in metrics.items())
+        log.info("epoch %d step %d %s: %s", self.run.epoch, self.run.step, split, text)
+        self._call("on_evaluation", self.run, split, metrics)
+
+    def _call(self, hook: str, *args: Any) -> None:
+        for callback in self.callbacks if not self.replaying else ():
+            getattr(callback, hook)(*args)
+
+    def _averaged(self) -> Any:
+        """The averaged weights in place of the trained ones, where an average is kept and has begun."""
+        return self.average.swap(self.run.model) if self.average else nullcontext()
+
+    def _refresh_batch_norm(self) -> None:
+        """Stochastic weight averages need batch-norm statistics of their own (Izmailov et al. 2018, section 3.2)."""
+        if isinstance(self.average, ArithmeticAverage) and self.average.started:
+            run = self.run
+            with self.average.swap(run.model):
+                refresh_batch_norm(run.model, (b.inputs for b in islice(run.data.split("train"), self.limits["train"])))
+                self.average.keep_buffers(run.model)
+
+    def _check_outputs(self, result: StepResult, batch: Batch) -> None:
+        wanted = (len(batch.indices), self.run.loss.num_outputs)
+        if tuple(result.outputs.shape) != wanted:
+            raise ConfigError(f"model: gives outputs of shape {tuple(result.outputs.shape)}; the loss needs {wanted}")
+
+    def _check_monitors(self) -> None:
+        """Raises ConfigError for a monitor that this loss and target do not report, before anything is trained."""
+        names = ["loss", *self.train_metrics.names]
+        if metric_of(self.run.monitor) not in names:
+            raise not_reported(self.run.monitor, [f"val/{name}" for name in names])
+        self.scheduler.check_metrics([f"val/{name}" for name in names])
+
+    def _reseed(self, name: str, counter: int) -> None:
+        """Seeds the global generators where the model has randomness that is not ours."""
+        if self.reseed:
+            torch.manual_seed(streams.seed_of(self.seed, name, counter))
+
+    def _check_finite(self) -> None:
+        """Raises Diverged unless all losses of this epoch so far and all weights are finite; so at the latest before a
+        checkpoint is overwritten."""
+        bad = non_finite_weights(self.run.model)
+        if math.isfinite(self.sums.objective()) and not bad:
+            return
+        step = self.run.step
+        if not self.reads_losses:
+            self._replay()
+        what = f"the weights '{bad[0]}' are" if bad else "the loss is"
+        raise Diverged(f"{what} not finite after step {step}; {REMEDY}")
+
+    def _replay(self) -> None:
+        """Goes from the last checkpoint to the step that went wrong, now reading every loss, which raises Diverged with
+        the step and the layer."""
+        if (self.run.folder / rundir.LAST).is_file():
+            self.reads_losses = self.replaying = True
+            self.load_state_dict(checkpoint.load(self.run.folder / rundir.LAST, "resume", self.run.device))
+            self._train_epoch()
+
+    def _diagnose(self, batch: Batch) -> str:
+        """Replays the forward pass of a step that went wrong and says where the first non-finite value is."""
+        run = self.run
+        set_keys(self.dropouts, self.seed, run.step, 0)
+
+        def forward() -> None:
+            with autocast(self.precision, run.device):
+                run.task(run.model, batch, streams.key(self.seed, "task", run.step, 0))
+
+        return f"{first_non_finite(run.model, forward)} not finite at step {run.step + 1}; {REMEDY}"
+
+    def _interrupt(self) -> None:
+        self.save_last()
+        raise Interrupted(self.signals.exit_code)
+
+
+def _with_settings(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """A saved state with the settings of `optimizer`, which may have been changed on resuming (`optimizer.weight_decay`)."""
+    groups = [
+        {**group, "params": saved["params"]}
+        for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
+    ]
+    return {**state, "param_groups": groups}
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Plain floats; a non-finite training value is kept (divergence is reported elsewhere)."""
+    return {name: float(value) for name, value in metrics.items()}

@@ -1,0 +1,158 @@
+"""Dropout: its statistics, its keys, and what happens to other modules' randomness."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
+from torchvision.models import resnet18
+from torchvision.ops import StochasticDepth
+
+from dlrun import streams
+from dlrun.models import MODELS
+from dlrun.models._dropout import Dropout, has_foreign_randomness, random_modules, replace_dropout, set_keys
+
+
+def keyed(rate, step, seed=0):
+    dropout = Dropout(rate).train()
+    set_keys([("layer", dropout)], seed, step)
+    return dropout
+
+
+@pytest.mark.curriculum("R05")
+@pytest.mark.parametrize("rate", [0.1, 0.2, 0.5, 0.8])
+def test_share_of_zeros_is_the_rate(rate):
+    """Within 5 standard errors of the rate, at several steps."""
+    for step in range(3):
+        share = (keyed(rate, step)(torch.ones(500, 400)) == 0).double().mean().item()
+        assert abs(share - rate) < 5 * (rate * (1 - rate) / 200_000) ** 0.5
+
+
+@pytest.mark.curriculum("R05")
+def test_masks_differ_by_sample_step_seed_and_layer():
+    """Masks of other samples, steps, seeds, layers and micro-batches agree in about half of their places."""
+    x = torch.ones(2, 20_000)
+
+    def mask(name="a", seed=0, step=0, micro=0):
+        dropout = Dropout(0.5)
+        set_keys([(name, dropout)], seed, step, micro)
+        return dropout(x) > 0
+
+    base = mask()
+    others = [mask(name="b"), mask(seed=1), mask(step=1), mask(micro=1)]
+    for pair in [(base[0], base[1]), *((base, other) for other in others)]:
+        assert (pair[0] == pair[1]).double().mean().item() == pytest.approx(0.5, abs=0.02)
+    assert torch.equal(base, mask())
+
+
+@pytest.mark.curriculum("R05")
+def test_a_dropped_unit_gets_no_gradient():
+    """The mask of the forward pass holds in the backward pass."""
+    x = torch.ones(4, 50, requires_grad=True)
+    y = keyed(0.5, 0)(x)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+    assert set(y.unique().tolist()) == {0.0, 2.0}
+
+
+@pytest.mark.curriculum("R06", "R07")
+def test_mean_of_many_passes_is_the_evaluation_output():
+    """For a linear layer behind dropout, the mean of 1000 stochastic passes is the deterministic output."""
+    torch.manual_seed(0)
+    model = nn.Sequential(Dropout(0.5), nn.Linear(20, 3))
+    x = torch.randn(5, 20)
+    model.train()
+    passes = []
+    for step in range(1000):
+        set_keys(model, 0, step)
+        passes.append(model(x).detach())
+    stack = torch.stack(passes)
+    model.eval()
+    error = (stack.mean(0) - model(x)).abs() / (stack.std(0) / 1000**0.5)
+    assert error.max() < 4.5
+    assert torch.equal(model(x), model(x))
+
+
+def test_keys_come_from_the_named_stream():
+    """The key of a dropout is that of stream dropout/<module name> at the step."""
+    model = MODELS.build({"name": "mlp", "dropout": 0.5, "hidden": [4, 3]}, input_shape=(2,), num_outputs=1)
+    assert [name for name, _ in random_modules(model)] == ["hidden.dropout1", "hidden.dropout2"]
+    set_keys(model, 7, 11, micro=2)
+    assert tuple(model.hidden.dropout2.key.tolist()) == streams.key(7, "dropout/hidden.dropout2", 11, 2)
+
+
+def test_rate_zero_passes_its_input_through():
+    """No copy, no key to fill."""
+    dropout, x = Dropout(0.0), torch.randn(3)
+    assert dropout(x) is x
+    assert random_modules(nn.Sequential(dropout)) == []
+
+
+def test_keys_are_not_saved_and_masks_do_not_depend_on_precision():
+    """The state dictionary has no keys; float64 and bfloat16 drop the same values as float32."""
+    dropout = keyed(0.3, 5)
+    assert dropout.state_dict() == {}
+    single = dropout(torch.ones(1000))
+    assert torch.equal(dropout(torch.ones(1000, dtype=torch.bfloat16)) == 0, single == 0)
+    assert torch.equal(copy.deepcopy(dropout).double()(torch.ones(1000, dtype=torch.float64)) == 0, single == 0)
+
+
+def test_stacked_models_draw_the_masks_of_lone_ones():
+    """Under vmap, members of several seeds and rates give what they give alone."""
+    torch.manual_seed(0)
+    rates = [0.2, 0.5, 0.8]
+    models = [
+        MODELS.build({"name": "mlp", "hidden": [16], "dropout": r}, input_shape=(6,), num_outputs=2) for r in rates
+    ]
+    for seed, model in enumerate(models):
+        set_keys(model, seed, 3)
+    x = torch.randn(10, 6)
+    parameters, buffers = stack_module_state(models)
+    base = copy.deepcopy(models[0]).to("meta")
+    stacked = vmap(lambda p, b: functional_call(base, (p, b), (x,)))(parameters, buffers)
+    for i, model in enumerate(models):
+        torch.testing.assert_close(stacked[i], model(x))
+
+
+def test_torchs_dropout_is_replaced():
+    """Every nn.Dropout becomes ours, nested ones too, and keeps its rate."""
+    model = nn.Sequential(nn.Dropout(0.2), nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.4)))
+    assert has_foreign_randomness(model)
+    replace_dropout(model)
+    assert not has_foreign_randomness(model)
+    assert [(n, d.rate) for n, d in random_modules(model)] == [("0", 0.2), ("1.1", 0.4)]
+
+
+class Users(nn.Module):
+    """What its forward calls cannot be seen."""
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (nn.Dropout(0.1), True),
+        (nn.Dropout(0.0), False),
+        (nn.Dropout2d(0.1), True),
+        (nn.RReLU(), True),
+        (nn.LSTM(2, 2, num_layers=2, dropout=0.1), True),
+        (nn.LSTM(2, 2), False),
+        (nn.MultiheadAttention(4, 2, dropout=0.1), True),
+        (nn.Linear(2, 2), False),
+        (Dropout(0.5), False),
+        (StochasticDepth(0.1, "row"), True),
+        (resnet18(), False),
+        (Users(), True),
+    ],
+)
+def test_foreign_randomness_is_found(module, expected):
+    """Modules that draw from the global generators are told from those that do not."""
+    assert has_foreign_randomness(nn.Sequential(module)) is expected
+
+
+@pytest.mark.cuda
+def test_masks_are_equal_on_cuda():
+    """The same key drops the same values on the CPU and on CUDA."""
+    dropout = keyed(0.5, 9)
+    cpu = dropout(torch.ones(1000))
+    assert torch.equal(dropout.cuda()(torch.ones(1000, device="cuda")).cpu(), cpu)
