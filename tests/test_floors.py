@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "dlrun"
 FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = (
-    "registry schema spec settings",
+    "registry schema spec settings files",
     "streams device checkpoint rundir provenance signals",
     "data models losses optimizers schedulers regularization metrics averaging early_stopping divergence",
     "tasks callbacks",

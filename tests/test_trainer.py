@@ -300,8 +300,8 @@ def test_a_run_stopped_at_its_last_update_is_still_validated(make, steps: int) -
     finish_like(make, stopped, whole, *options)
 
 
-def test_a_signal_during_validation_stops_at_the_end_of_the_epoch(make) -> None:
-    """It does not wait for the next epoch, and the epoch counts as done."""
+def test_a_signal_during_validation_abandons_it(make) -> None:
+    """It does not wait for the validation's end; the resumed run validates anew and ends like one never stopped."""
     options = ("trainer.epochs=3", "trainer.patience=2", "scheduler=halve_on_plateau", "trainer.precision=fp16")
     whole = make(*options, folder="whole")
     fit_and_test(whole)
@@ -315,7 +315,8 @@ def test_a_signal_during_validation_stops_at_the_end_of_the_epoch(make) -> None:
     stopped.evaluate = evaluate  # type: ignore[method-assign]
     with pytest.raises(Interrupted) as caught:
         stopped.fit()
-    assert (caught.value.code, stopped.run.epoch, stopped.batch) == (130, 1, 0)
+    assert (caught.value.code, stopped.run.epoch, stopped.batch) == (130, 0, stopped.run.steps_per_epoch)
+    assert stopped.run.history == {}
     finish_like(make, stopped, whole, *options)
 
 

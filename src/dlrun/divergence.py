@@ -1,12 +1,14 @@
 """Finding where training stopped being finite.
 
 RuntimeError
-  Diverged       the loss or a weight is no longer finite: exit code 3
+  Diverged       the loss, a gradient or a weight is no longer finite: exit code 3
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +18,46 @@ REMEDY = "try a smaller optimizer.lr or trainer.clip_norm"
 
 
 class Diverged(RuntimeError):
-    """The loss or a weight is no longer finite. The message says at which step and in which layer."""
+    """The loss, a gradient or a weight is no longer finite. The message says at which step and in which layer.
+
+    Attributes:
+        details: for results.json: `step`, `what`, `module` (None if it is no layer's), `samples` of the minibatch (numbers
+            of rows of the training split), those of them that were `not_finite`.
+    """
+
+    def __init__(self, message: str, details: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.details = details or {}
+
+
+class GradientCheck:
+    """Whether any gradient since `clear` was not finite. Nothing is waited for before `failed` is asked for.
+
+    Uses the kernel of PyTorch's GradScaler, one pass over all gradients, with a scale of 1, which changes no bit.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self._groups: dict[tuple[torch.device, torch.dtype], list[nn.Parameter]] = defaultdict(list)
+        for parameter in parameters:
+            self._groups[parameter.device, parameter.dtype].append(parameter)
+        self._found = {device: torch.zeros(1, device=device) for device, _ in self._groups}
+        self._one = {device: torch.ones(1, device=device) for device in self._found}
+
+    def add(self) -> None:
+        """Looks at the gradients as they are now; without synchronising."""
+        for (device, _), parameters in self._groups.items():
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            if gradients:
+                torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found[device], self._one[device])
+
+    @property
+    def failed(self) -> bool:
+        """Waits for the device."""
+        return any(found.item() for found in self._found.values())
+
+    def clear(self) -> None:
+        for found in self._found.values():
+            found.zero_()
 
 
 def non_finite_weights(model: nn.Module) -> list[str]:
@@ -27,26 +68,49 @@ def non_finite_weights(model: nn.Module) -> list[str]:
     return [name for name, value in finite.items() if not value]
 
 
-def first_non_finite(model: nn.Module, forward: Callable[[], None]) -> str:
-    """What is first not finite, as the beginning of a sentence: weights, else the output of a layer in `forward()`, else
-    the loss itself."""
-    if bad := non_finite_weights(model):
-        return f"the weights '{bad[0]}' are"
-    found: list[str] = []
+class Watch:
+    """What was first seen not to be finite: `what` as the beginning of a sentence ("" while all is finite), `module` its
+    layer, `rows` the rows of the minibatch in which it was not finite."""
 
-    def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and not torch.isfinite(output).all():
-                found.append(name)
+    def __init__(self) -> None:
+        self.what, self.module, self.rows = "", "", list[int]()
 
-        return hook
+    def see(self, value: Any, what: str, module: str = "") -> None:
+        """Notes `what` unless all of `value` is finite or something was noted already."""
+        if self.what or not isinstance(value, Tensor) or not value.is_floating_point():
+            return
+        finite = torch.isfinite(value.detach())
+        if not finite.all():
+            self.what, self.module = what, module
+            self.rows = (~finite.flatten(1).all(1)).nonzero().flatten().tolist() if value.dim() > 1 else []
 
-    layers = [(name, module) for name, module in model.named_modules() if name and not any(module.children())]
-    hooks = [module.register_forward_hook(note(name)) for name, module in layers]
+
+@contextmanager
+def watching(model: nn.Module) -> Iterator[Watch]:
+    """Watches the weights, the forward and the backward passes within the block for what is first not finite.
+
+    A layer is blamed for its output; what was computed between layers shows as the input of the next one.
+    """
+    watch = Watch()
+    for name, parameter in model.named_parameters():
+        watch.see(parameter, f"the weights '{name}' are", name.rpartition(".")[0])
+    handles = []
+    for name, module in model.named_modules():
+        layer = f"layer '{name}'" if name else "the model"
+
+        def before(_: nn.Module, inputs: Any, name: str = name, layer: str = layer) -> None:
+            for value in inputs:
+                watch.see(value, f"the input of {layer} is", name)
+
+        def after(_: nn.Module, inputs: Any, output: Any, name: str = name, layer: str = layer) -> None:
+            watch.see(output, f"the output of {layer} is", name)
+            if isinstance(output, Tensor) and output.requires_grad:
+                what = f"the gradient of the output of {layer} is"
+                output.register_hook(lambda gradient: watch.see(gradient, what, name))
+
+        handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
     try:
-        with torch.no_grad():
-            forward()
+        yield watch
     finally:
-        for hook in hooks:
-            hook.remove()
-    return f"the output of layer '{found[0]}' is" if found else "the loss itself is"
+        for handle in handles:
+            handle.remove()

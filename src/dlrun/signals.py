@@ -1,25 +1,43 @@
-"""Ctrl-C and SIGTERM: the step in hand is finished and a checkpoint written before the run ends.
+"""Ctrl-C, SIGTERM and SIGUSR1 (SLURM's warning): the step in hand is finished and a checkpoint written before the run ends.
 
 Exception
-  Interrupted    a signal arrived and a checkpoint was written: exit code 130 or 143
+  Interrupted            a signal arrived and a checkpoint was written: exit code 130 or 143
+KeyboardInterrupt
+  InterruptedAtOnce      a second signal arrived: leave without another checkpoint, same exit codes
 """
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Any
+
+NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
+
+def exit_code(number: int) -> int:
+    """130 for SIGINT, 143 for SIGTERM and SIGUSR1, which a cluster sends for the same reason."""
+    return 128 + (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
 
 class Interrupted(Exception):
     """A signal asked the run to stop; a checkpoint was written. `code` is the exit code (130 or 143)."""
 
+    def __init__(self, code: int, what: str = "interrupted") -> None:
+        super().__init__(f"{what} (exit code {code})")
+        self.code = code
+
+
+class InterruptedAtOnce(KeyboardInterrupt):
+    """A second signal arrived before the first was answered. `code` is the exit code (130 or 143)."""
+
     def __init__(self, code: int) -> None:
-        super().__init__(f"interrupted (exit code {code})")
+        super().__init__(f"interrupted at once (exit code {code})")
         self.code = code
 
 
 class Signals:
-    """While it is entered, the first SIGINT or SIGTERM is only noted; a second one raises KeyboardInterrupt at once.
+    """While it is entered, the first SIGINT, SIGTERM or SIGUSR1 is only noted; the next one raises InterruptedAtOnce.
 
     Outside the main thread (a launcher with threads) the default behaviour stays.
     """
@@ -34,12 +52,13 @@ class Signals:
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal's number: 130 for SIGINT, 143 for SIGTERM."""
-        return 128 + (signal.SIGINT if self._number == signal.SIGINT else signal.SIGTERM)
+        """Of the signal that arrived."""
+        assert self._number is not None
+        return exit_code(self._number)
 
     def __enter__(self) -> None:
         try:
-            self._previous = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+            self._previous = {number: signal.signal(number, self._note) for number in NUMBERS}
         except ValueError:
             self._previous = {}
 
@@ -49,5 +68,7 @@ class Signals:
 
     def _note(self, number: int, frame: Any) -> None:
         if self.arrived:
-            raise KeyboardInterrupt
+            raise InterruptedAtOnce(exit_code(number))
         self._number = number
+        if number == signal.SIGINT:  # written without Python's buffers, which the handler may have interrupted
+            os.write(2, b"\ndlrun: stopping after this step, with a checkpoint; Ctrl-C once more leaves at once\n")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from itertools import islice
 from typing import Annotated, Any, Literal
@@ -25,7 +25,7 @@ from dlrun.averaging import ArithmeticAverage, build_average, refresh_batch_norm
 from dlrun.callbacks._base import Callback, Run
 from dlrun.data._module import SplitName
 from dlrun.device import autocast, grad_scaler
-from dlrun.divergence import REMEDY, Diverged, first_non_finite, non_finite_weights
+from dlrun.divergence import REMEDY, Diverged, GradientCheck, Watch, non_finite_weights, watching
 from dlrun.early_stopping import EarlyStopping
 from dlrun.metrics._collection import MetricCollection, direction
 from dlrun.metrics._monitor import metric_of, not_reported
@@ -40,6 +40,7 @@ from dlrun.spec import Batch, StepResult
 log = logging.getLogger(__name__)
 TRAINERS = Registry("trainer", None)
 FAST_DEV_BATCHES = 2
+UNREAD_STEPS = 50  # where reading a loss waits for the device: updates between two looks at whether all was finite
 
 
 @TRAINERS.register("default")
@@ -70,6 +71,7 @@ class Trainer:
         log_every_steps: updates between two points of the step curves.
         validate_every_epochs: epochs between two validations.
         checkpoint_every_steps: write last.pt after every so many updates as well as after every epoch; null: epochs only.
+        checkpoint_every_minutes: write last.pt once so many minutes have passed since it was last written; null: never.
         limit_train_batches: use only the first so many batches of each epoch; null: all.
         limit_val_batches: likewise for validation.
         limit_test_batches: likewise for the test.
@@ -100,6 +102,7 @@ class Trainer:
         log_every_steps: Annotated[int, Gt(0)] = 50,
         validate_every_epochs: Annotated[int, Gt(0)] = 1,
         checkpoint_every_steps: Annotated[int, Gt(0)] | None = None,
+        checkpoint_every_minutes: Annotated[float, Gt(0)] | None = 10.0,
         limit_train_batches: Annotated[int, Gt(0)] | None = None,
         limit_val_batches: Annotated[int, Gt(0)] | None = None,
         limit_test_batches: Annotated[int, Gt(0)] | None = None,
@@ -110,6 +113,7 @@ class Trainer:
         self.accumulate, self.clip_norm, self.precision = accumulate, clip_norm, precision
         self.log_every_steps, self.validate_every_epochs = log_every_steps, validate_every_epochs
         self.checkpoint_every_steps = checkpoint_every_steps
+        self.checkpoint_every_s = math.inf if checkpoint_every_minutes is None else 60 * checkpoint_every_minutes
         self.limits = {"train": limit_train_batches, "val": limit_val_batches, "test": limit_test_batches}
         if fast_dev_run:
             self.limits = dict.fromkeys(self.limits, FAST_DEV_BATCHES)
@@ -124,9 +128,13 @@ class Trainer:
         self.replaying = False
         self.forward = torch.compile(run.model) if compile else run.model
         self.trainable = [p for p in run.model.parameters() if p.requires_grad]
+        self.gradients = None if self.scaler else GradientCheck(self.trainable)  # fp16: the scaler skips such updates
         self.base_lrs = [group["lr"] for group in run.optimizer.param_groups]
         self.batch = 0  # batches of the current epoch that are done
         self.epoch_seconds: list[float] = []  # of the training part; the last one grows while its epoch lasts
+        self.earlier_seconds = 0.0  # in `fit` before the checkpoint that this process resumed from
+        self.fit_s = 0.0  # in `fit`, those included
+        self.started_at = self.saved_at = time.perf_counter()
         self.sums = EpochSums()
         self.train_metrics = MetricCollection(run.loss, run.task.target())
         self.clipped_norm: Tensor | None = None  # the gradient's norm before clipping
@@ -137,21 +145,26 @@ class Trainer:
 
     def fit(self) -> None:
         """Trains until the last epoch, early stopping, divergence (raises Diverged) or a signal (raises Interrupted)."""
+        self.started_at = self.saved_at = time.perf_counter()
+        try:
+            with self.signals:
+                self._fit()
+        finally:
+            self.fit_s = self.earlier_seconds + time.perf_counter() - self.started_at
+
+    def _fit(self) -> None:
         run = self.run
-        with self.signals:
-            self._call("on_fit_start", run)
-            # `self.batch`: an epoch stopped after the run's last update, before its validation
-            while run.epoch < run.epochs and (run.step < run.total_steps or self.batch) and not self.best.should_stop:
-                self._call("on_epoch_start", run)
-                self._train_epoch()
-                run.epoch += 1
-                self.batch = 0
-                self._validate()
-                self.save_last()
-                self._call("on_epoch_end", run)
-                if self.signals.arrived:
-                    self._interrupt()
-            self._call("on_fit_end", run)
+        self._call("on_fit_start", run)
+        # `self.batch`: an epoch stopped after its last update, before or in its validation
+        while run.epoch < run.epochs and (run.step < run.total_steps or self.batch) and not self.best.should_stop:
+            self._call("on_epoch_start", run)
+            self._train_epoch()
+            self._finish_epoch()
+            self.save_last()
+            self._call("on_epoch_end", run)
+            if self.signals.arrived:
+                raise self._interrupted()
+        self._call("on_fit_end", run)
 
     def _train_epoch(self) -> None:
         run, limit = self.run, self.run.steps_per_epoch
@@ -177,9 +190,11 @@ class Trainer:
                 self._log(result, objective, (run.samples - window) / max(now - window_start, 1e-9))
                 window, window_start = run.samples, now
             if self.signals.arrived:
-                self._interrupt()
-            due = self.checkpoint_every_steps and run.step % self.checkpoint_every_steps == 0
-            if (due and self.batch < limit) or (run.step == 1 and not self.reads_losses):  # see _replay
+                self.save_last()
+                raise self._interrupted()
+            if not self.reads_losses and run.step % UNREAD_STEPS == 0:
+                self._check_finite()
+            if self._checkpoint_due(now):
                 self.save_last()
         self._check_finite()  # waits for the device, so that the time is that of the work
         self.epoch_seconds[-1] = earlier + time.perf_counter() - start
@@ -191,12 +206,13 @@ class Trainer:
         for group, lr in zip(optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = lr * factor
         optimizer.zero_grad(set_to_none=True)
-        if self.accumulate == 1:
-            result, objective = self._forward_backward(batch, 0, 1.0)
-        else:
-            result, objective = self._accumulated(batch)
-        if (self.reads_losses or run.step == 0) and not math.isfinite(float(objective)):
-            raise Diverged(self._diagnose(batch))
+        result, objective = self._gradients_of(batch)
+        if self.gradients:
+            self.gradients.add()
+        if (self.reads_losses or run.step == 0) and not (
+            math.isfinite(objective.item()) and (self.gradients is None or not self.gradients.failed)
+        ):
+            raise self._diverged(batch)
         if self.clip_norm is not None:
             if self.scaler:
                 self.scaler.unscale_(optimizer)
@@ -212,6 +228,10 @@ class Trainer:
         if self.average:
             self.average.update(run.model)
         return result, objective
+
+    def _gradients_of(self, batch: Batch) -> tuple[StepResult, Tensor]:
+        """Forward and backward of a minibatch, as one or in micro-batches."""
+        return self._forward_backward(batch, 0, 1.0) if self.accumulate == 1 else self._accumulated(batch)
 
     def _forward_backward(self, batch: Batch, micro: int, share: float) -> tuple[StepResult, Tensor]:
         """Forward and backward of a (micro-)batch that makes up `share` of the minibatch."""
@@ -264,29 +284,47 @@ class Trainer:
         run.model.eval()
         self._reseed(f"modules/{split}", 0)
         with self._averaged(), torch.inference_mode(), autocast(self.precision, run.device):
-            for batch in islice(run.data.split(split), self.limits[split]):
+            for batch in self._batches(split):
                 result = run.task(self.forward, batch, streams.key(self.seed, f"task/{split}", 0))
                 metrics.update(result.outputs.float(), result.targets)
                 sums.add(result.loss, result.loss, len(batch.indices))
-                if split == "test" and self.signals.arrived:
-                    raise Interrupted(self.signals.exit_code)  # last.pt is complete; the model holds the best weights
         run.model.train()
-        return _finite({"loss": sums.loss(), **metrics.compute()})
+        return _plain({"loss": sums.loss(), **metrics.compute()})
 
-    def _validate(self) -> None:
+    def _batches(self, split: SplitName) -> Iterator[Batch]:
+        """The batches of an evaluation; a signal ends it."""
+        for batch in islice(self.run.data.split(split), self.limits[split]):
+            if self.signals.arrived:
+                raise self._interrupted()
+            yield batch
+
+    def _finish_epoch(self) -> None:
+        """Validates, then counts the epoch. A signal during the validation leaves everything as it was after the epoch's last
+        update, so that a resumed run validates anew."""
+        run, train = self.run, {**self.sums.means(bool(self.penalties)), **self.train_metrics.compute()}
+        last = run.epoch + 1 == run.epochs or run.step >= run.total_steps
+        validation = None
+        if (run.epoch + 1) % self.validate_every_epochs == 0 or last:
+            try:
+                self._refresh_batch_norm()
+                validation = self.evaluate("val")
+            except Interrupted:
+                self.save_last()
+                raise
+        run.epoch += 1
+        self.batch = 0
+        self._report("train", _plain(train))
+        if validation is not None:
+            self._report("val", validation)
+            self._judge(validation)
+
+    def _judge(self, validation: dict[str, float]) -> None:
+        """Tells the schedule and early stopping of a validation, and keeps the weights if they are the best so far."""
         run = self.run
-        train = {**self.sums.means(bool(self.penalties)), **self.train_metrics.compute()}
-        run.history["train"] = _finite(train)
-        self._report("train")
-        if run.epoch % self.validate_every_epochs and run.epoch < run.epochs and run.step < run.total_steps:
-            return
-        self._refresh_batch_norm()
-        run.history["val"] = self.evaluate("val")
-        self._report("val")
+        if not math.isfinite(validation["loss"]):
+            raise self._diverged_in_validation()
         flat = {f"{split}/{name}": value for split in run.history for name, value in run.history[split].items()}
         self.scheduler.observe(flat)
-        if not math.isfinite(run.history["val"]["loss"]):
-            raise Diverged(self._diagnose(next(iter(run.data.split("val")))))
         if run.monitor not in flat:  # such as the AUROC where validation has one class only
             raise not_reported(run.monitor, list(flat))
         if self.best.observe(flat[run.monitor]):
@@ -303,8 +341,7 @@ class Trainer:
 
     def announce_test(self, metrics: dict[str, float]) -> None:
         """Records the test metrics and tells the callbacks."""
-        self.run.history["test"] = metrics
-        self._report("test")
+        self._report("test", metrics)
 
     # ---- state ----------------------------------------------------------------------------------------------------
 
@@ -325,11 +362,16 @@ class Trainer:
             "train_metrics": self.train_metrics.state_dict() if self.batch else {},
             "run": {"best": dict(run.best), "history": {k: dict(v) for k, v in run.history.items()}},
             "epoch_seconds": list(self.epoch_seconds),
+            "fit_seconds": self.earlier_seconds + time.perf_counter() - self.started_at,
+            "environment": environment(run.device),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave; the run goes on at the very batch where it stood."""
         run = self.run
+        for name, value in environment(run.device).items():
+            if (saved := state["environment"][name]) != value:
+                log.warning("resuming with %s %s after %s: the last bits of the results may differ", name, value, saved)
         checkpoint.load_weights(run.model, dict(state), "resume")
         run.optimizer.load_state_dict(_with_settings(state["optimizer"], run.optimizer))
         self.scheduler.load_state_dict(state["scheduler"])
@@ -349,11 +391,17 @@ class Trainer:
         if state["train_metrics"]:
             self.train_metrics.load_state_dict(state["train_metrics"])
         run.best, run.history = dict(state["run"]["best"]), {k: dict(v) for k, v in state["run"]["history"].items()}
-        self.epoch_seconds = list(state["epoch_seconds"])
+        self.epoch_seconds, self.earlier_seconds = list(state["epoch_seconds"]), state["fit_seconds"]
 
     def save_last(self) -> None:
         self._check_finite()
-        checkpoint.save(self.run.folder / rundir.LAST, self.state_dict())
+        checkpoint.save(self.run.folder / rundir.LAST, self.state_dict(), keep_previous=True)
+        self.saved_at = time.perf_counter()
+
+    def _checkpoint_due(self, now: float) -> bool:
+        step, every = self.run.step, self.checkpoint_every_steps
+        first = step == 1 and not self.reads_losses  # see _replay
+        return bool(every and step % every == 0) or now - self.saved_at >= self.checkpoint_every_s or first
 
     def _save_best(self) -> None:
         with self._averaged():
@@ -381,8 +429,8 @@ class Trainer:
         scalars.update({f"train/{name}": float(value) for name, value in result.parts.items()})
         self._call("on_log", self.run, scalars)
 
-    def _report(self, split: str) -> None:
-        metrics = self.run.history[split]
+    def _report(self, split: str, metrics: dict[str, float]) -> None:
+        self.run.history[split] = metrics
         text = "  ".join(f"{name} {value:.5g}" for name, value in metrics.items())
         log.info("epoch %d step %d %s: %s", self.run.epoch, self.run.step, split, text)
         self._call("on_evaluation", self.run, split, metrics)
@@ -400,7 +448,7 @@ class Trainer:
         if isinstance(self.average, ArithmeticAverage) and self.average.started:
             run = self.run
             with self.average.swap(run.model):
-                refresh_batch_norm(run.model, (b.inputs for b in islice(run.data.split("train"), self.limits["train"])))
+                refresh_batch_norm(run.model, (batch.inputs for batch in self._batches("train")))
                 self.average.keep_buffers(run.model)
 
     def _check_outputs(self, result: StepResult, batch: Batch) -> None:
@@ -421,39 +469,82 @@ class Trainer:
             torch.manual_seed(streams.seed_of(self.seed, name, counter))
 
     def _check_finite(self) -> None:
-        """Raises Diverged unless all losses of this epoch so far and all weights are finite; so at the latest before a
-        checkpoint is overwritten."""
+        """Raises Diverged unless all losses of this epoch and all gradients so far and all weights are finite; so at the
+        latest before a checkpoint is overwritten."""
         bad = non_finite_weights(self.run.model)
-        if math.isfinite(self.sums.objective()) and not bad:
+        if math.isfinite(self.sums.objective()) and not bad and not (self.gradients and self.gradients.failed):
             return
         step = self.run.step
         if not self.reads_losses:
             self._replay()
         what = f"the weights '{bad[0]}' are" if bad else "the loss is"
-        raise Diverged(f"{what} not finite after step {step}; {REMEDY}")
+        raise Diverged(f"{what} not finite after step {step}; {REMEDY}", {"step": step, "what": what})
 
     def _replay(self) -> None:
         """Goes from the last checkpoint to the step that went wrong, now reading every loss, which raises Diverged with
-        the step and the layer."""
-        if (self.run.folder / rundir.LAST).is_file():
+        the step, the layer and the samples."""
+        state = checkpoint.load_last(self.run.folder / rundir.LAST, "resume", self.run.device)
+        if state is not None:
             self.reads_losses = self.replaying = True
-            self.load_state_dict(checkpoint.load(self.run.folder / rundir.LAST, "resume", self.run.device))
+            if self.gradients:
+                self.gradients.clear()
+            self.load_state_dict(state)
             self._train_epoch()
 
-    def _diagnose(self, batch: Batch) -> str:
-        """Replays the forward pass of a step that went wrong and says where the first non-finite value is."""
+    def _diverged(self, batch: Batch) -> Diverged:
+        """Repeats the step that went wrong, from the same samples and random streams, and says what is first not finite."""
+        self.run.optimizer.zero_grad(set_to_none=True)
+        self.forward = self.run.model  # a compiled one does not see what watches
+        with watching(self.run.model) as watch:
+            result, objective = self._gradients_of(batch)
+            watch.see(result.loss, "the loss itself is")
+            for name, value in result.parts.items():
+                watch.see(value, f"'{name}' is")
+            watch.see(objective, "the objective is")
+            for name, parameter in self.run.model.named_parameters():
+                watch.see(parameter.grad, f"the gradient of the weights '{name}' is", name.rpartition(".")[0])
+        return _explain(watch, f"at step {self.run.step + 1}", self.run.step + 1, batch)
+
+    def _diverged_in_validation(self) -> Diverged:
+        """Repeats the validation up to the first batch with a loss that is not finite."""
         run = self.run
-        set_keys(self.dropouts, self.seed, run.step, 0)
+        run.model.eval()
+        with self._averaged(), torch.inference_mode(), autocast(self.precision, run.device):
+            for batch in islice(run.data.split("val"), self.limits["val"]):
+                with watching(run.model) as watch:
+                    result = run.task(run.model, batch, streams.key(self.seed, "task/val", 0))
+                    watch.see(result.loss, "the loss itself is")
+                if watch.what:
+                    break
+        return _explain(watch, f"in the validation after step {run.step}", run.step, batch, "val")
 
-        def forward() -> None:
-            with autocast(self.precision, run.device):
-                run.task(run.model, batch, streams.key(self.seed, "task", run.step, 0))
+    def _interrupted(self) -> Interrupted:
+        """To be raised once a checkpoint is written."""
+        return Interrupted(self.signals.exit_code, f"interrupted after step {self.run.step}")
 
-        return f"{first_non_finite(run.model, forward)} not finite at step {run.step + 1}; {REMEDY}"
 
-    def _interrupt(self) -> None:
-        self.save_last()
-        raise Interrupted(self.signals.exit_code)
+def environment(device: torch.device) -> dict[str, Any]:
+    """What besides configuration and seed decides the last bits of the results."""
+    return {"threads": torch.get_num_threads(), "PyTorch": str(torch.__version__), "device": device.type}
+
+
+def _explain(watch: Watch, when: str, step: int, batch: Batch, split: str = "train") -> Diverged:
+    """The divergence that a replay has seen."""
+    samples = batch.indices.tolist()
+    bad = [samples[row] for row in watch.rows if row < len(samples)]
+    what = watch.what or "the loss or a gradient was"
+    shown = ", ".join(map(str, (bad or samples)[:5])) + (", ..." if len(bad or samples) > 5 else "")
+    return Diverged(
+        f"{what} not finite {when} (samples {shown} of the {split} split); {REMEDY}",
+        {
+            "step": step,
+            "what": what,
+            "module": watch.module or None,
+            "split": split,
+            "samples": samples,
+            "not_finite": bad,
+        },
+    )
 
 
 def _with_settings(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -465,6 +556,6 @@ def _with_settings(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -
     return {**state, "param_groups": groups}
 
 
-def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+def _plain(metrics: Mapping[str, float]) -> dict[str, float]:
     """Plain floats; a non-finite training value is kept (divergence is reported elsewhere)."""
     return {name: float(value) for name, value in metrics.items()}

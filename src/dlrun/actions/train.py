@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from dlrun import checkpoint, provenance, rundir
 from dlrun.actions import ACTIONS
 from dlrun.actions._base import Action
 from dlrun.build import build_trainer, check, resolved
+from dlrun.callbacks._base import Callback
 from dlrun.divergence import Diverged
 from dlrun.models._summary import count_parameters
 from dlrun.signals import Interrupted
@@ -32,68 +34,83 @@ class Train(Action):
     """
 
     def __call__(self, config: dict[str, Any], folder: Path) -> float | None:
-        resumed = config["resume"] is not None
-        if resumed and (done := _finished(folder)):
-            print(f"{folder} is finished ({done['status']}): nothing to do")
-            return (done.get("best") or {}).get("value")
-        check(config)
-        if not resumed:
-            rundir.refuse_used(folder)
-        with rundir.lock(folder), _log_file(folder):
-            trainer = build_trainer(config, folder)
-            if resumed and (folder / rundir.LAST).is_file():
-                trainer.load_state_dict(checkpoint.load(folder / rundir.LAST, "resume", trainer.run.device))
-            rundir.write_config(folder, resolved(config, trainer))
-            run = trainer.run
-            about = provenance.describe(run.device, config["seed"], run.spec.split_hashes)
-            rundir.write_json(folder / ("resumed.json" if resumed else "run.json"), about)
-            log.info(
-                "%s on %s, seed %d: %s",
-                "resumed" if resumed else "started",
-                about["device"],
-                config["seed"],
-                about["command"],
-            )
-            return fit_and_test(trainer)
+        return train(config, folder)
+
+
+def train(config: dict[str, Any], folder: Path, observers: Sequence[Callback] = ()) -> float | None:
+    """Trains and tests a plain configuration in `folder`, or goes on with it if `config["resume"]` is set. `observers` are
+    called like the configured callbacks. Returns the best monitored value."""
+    resumed = config["resume"] is not None
+    if resumed and (done := _finished(folder)):
+        print(f"{folder} is finished ({done['status']}): nothing to do")
+        return (done.get("best") or {}).get("value")
+    check(config)
+    if not resumed:
+        rundir.refuse_used(folder)
+    with rundir.lock(folder), _log_file(folder):
+        trainer = build_trainer(config, folder)
+        trainer.callbacks += observers
+        if resumed and (state := checkpoint.load_last(folder / rundir.LAST, "resume", trainer.run.device)):
+            trainer.load_state_dict(state)
+        rundir.write_config(folder, resolved(config, trainer))
+        run = trainer.run
+        about = provenance.describe(run.device, config["seed"], run.spec.split_hashes)
+        rundir.write_json(folder / ("resumed.json" if (folder / "run.json").exists() else "run.json"), about)
+        log.info(
+            "%s on %s, seed %d: %s",
+            "resumed" if resumed else "started",
+            about["device"],
+            config["seed"],
+            about["command"],
+        )
+        return fit_and_test(trainer)
 
 
 def fit_and_test(trainer: Trainer) -> float | None:
-    """Fits and tests; writes results.json with the status however training ends. Returns the best monitored value."""
+    """Fits and tests; writes results.json, as the last file, with the status however training ends. Returns the best monitored
+    value."""
     run, start = trainer.run, time.perf_counter()
-    status, message, test = "failed", "", {}
+    outcome: dict[str, Any] = {"status": "failed"}
+    test: dict[str, float] = {}
     try:
-        try:
-            trainer.fit()
-        finally:
-            fit_s = time.perf_counter() - start
+        trainer.fit()
         test = trainer.test()
         trainer.announce_test(test)
-        status = "finished"
+        outcome = {"status": "finished"}
     except Diverged as error:
-        status, message = "diverged", str(error)
+        outcome = {"status": "diverged", "message": str(error), "divergence": error.details}
         raise
-    except (Interrupted, KeyboardInterrupt) as error:
-        status, message = "interrupted", str(error)
+    except (Interrupted, KeyboardInterrupt, SystemExit) as error:
+        outcome = {"status": "interrupted", "message": str(error)}
         raise
     except BaseException as error:
-        message = f"{type(error).__name__}: {error}"
+        outcome["message"] = f"{type(error).__name__}: {error}"
         log.error("failed\n%s", traceback.format_exc())
         raise
     finally:
-        results = collect_results(trainer, status, test, time.perf_counter() - start, fit_s)
-        if message:
-            results["message"] = message
-        rundir.write_json(run.folder / rundir.RESULTS, results)
-        for callback in trainer.callbacks:
-            callback.on_run_end(run, results)
-        run.data.close()
+        results = {**collect_results(trainer, outcome["status"], test, time.perf_counter() - start), **outcome}
+        _close(trainer, results)
     return run.best.get("value")
 
 
-def collect_results(
-    trainer: Trainer, status: str, test: dict[str, float], wall_s: float, fit_s: float
-) -> dict[str, Any]:
-    """What results.json holds."""
+def _close(trainer: Trainer, results: dict[str, Any]) -> None:
+    """Ends the callbacks and writes results.json. What fails in it (a full disk, say) is raised, unless it follows from the
+    error that ended the run."""
+    run, earlier = trainer.run, sys.exc_info()[1]
+    try:
+        for callback in trainer.callbacks:
+            callback.on_run_end(run, results)
+        rundir.write_json(run.folder / rundir.RESULTS, results)
+    except Exception as error:
+        if earlier is None:
+            raise
+        log.warning("%s is not complete: %s", run.folder, error)
+    finally:
+        run.data.close()
+
+
+def collect_results(trainer: Trainer, status: str, test: dict[str, float], wall_s: float) -> dict[str, Any]:
+    """What results.json holds; `wall_s`: seconds of this process."""
     run = trainer.run
     metrics = {split: _json(values) for split, values in {**run.history, **({"test": test} if test else {})}.items()}
     best = {**run.best, **_json({"value": run.best["value"]}), "checkpoint": str(rundir.BEST)} if run.best else {}
@@ -110,8 +127,8 @@ def collect_results(
         "epochs": run.epoch,
         "steps": run.step,
         "timing": {
-            "wall_s": round(wall_s, 4),
-            "fit_s": round(fit_s, 4),
+            "wall_s": round(trainer.earlier_seconds + wall_s, 4),
+            "fit_s": round(trainer.fit_s, 4),
             "epoch_s": [round(s, 4) for s in trainer.epoch_seconds],
             "samples_per_s": round(run.samples / trained, 1) if trained else None,
         },
