@@ -138,6 +138,7 @@ def two_steps(composed: Callable[..., dict], tmp_path: Path) -> Callable[..., An
     def run(*overrides: str, folder: str = "run") -> Any:
         config = composed(*SHORT, *overrides)
         check(config)
+        (tmp_path / folder).mkdir()
         trainer, fresh = (build_trainer(config, tmp_path / name) for name in (folder, f"{folder}_fresh"))
         batch = next(iter(trainer.run.data.split("val")))
 
@@ -166,9 +167,10 @@ SHORT = (
 
 
 def kept(trainer: Any) -> dict[str, Any]:
-    """What a trainer has right after loading: callbacks take their state, and groups their learning rate, when it goes on."""
+    """What a trainer has right after loading: callbacks take their state, and groups their learning rate, when it goes on; its
+    clock has gone on."""
     state = trainer.state_dict()
-    return {**state, "optimizer": state["optimizer"]["state"], "callbacks": {}}
+    return {**state, "optimizer": state["optimizer"]["state"], "callbacks": {}, "fit_seconds": None}
 
 
 def equal(a: Any, b: Any) -> bool:

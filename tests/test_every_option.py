@@ -23,6 +23,7 @@ from dlrun.models._summary import count_parameters
 from dlrun.registry import ConfigError
 from dlrun.settings import options
 from dlrun.spec import CLASS_KINDS, Batch, DataSpec, TargetKind, TargetSpec
+from dlrun.streams import Stream
 
 SMALL_MODEL = ("model=mlp", "model.hidden=[8]")
 LARGE = 5_000_000  # parameters: such models are not trained here
@@ -146,7 +147,7 @@ def step_on_meta(parts: build.Parts, size: int = 4) -> None:
     with torch.device("meta"):
         targets = torch.zeros(size, spec.target.size) if wide else torch.zeros(size, dtype=torch.int64)
         batch = Batch(torch.zeros(size, *spec.input_shape), targets, torch.arange(size))
-        result = parts.task(parts.model, batch, (0, 0))
+        result = parts.task(parts.model, batch, Stream(0, "task"))
     assert result.loss.shape == ()
     assert result.outputs.shape == (size, parts.loss.num_outputs)
     assert parts.loss.predict(result.outputs).shape == ((size,) if target.kind == "class" else (size, target.size))

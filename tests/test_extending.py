@@ -170,7 +170,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..
 
 def test_own_component_in_every_group(own, cli, tmp_path: Path) -> None:
     """Components from a module in the current folder train through the installed command; the run is read back without
-    the folder of YAML files."""
+    the folder of YAML files, once its module is trusted."""
     assert set(SETTINGS) == set(GROUPS)
     own("own_everything", OWN_OF_EVERY_GROUP, **SETTINGS)
     chosen = [f"{g}=[own]" if g in ("callbacks", "regularization") else f"{g}=own" for g in GROUPS if g != "action"]
@@ -182,10 +182,31 @@ def test_own_component_in_every_group(own, cli, tmp_path: Path) -> None:
     assert results["metrics"]["train"]["penalty"] == pytest.approx(0.5)
     assert (tmp_path / "run" / "steps.txt").read_text() == "1\n2\n"
     done = cli("action=test", "run=run")
+    assert (done.rc, "imports 'own_everything' (task.import), 'own_everything' (loss.import)" in done.stderr) == (
+        1,
+        True,
+    )
+    done = cli("action=test", "run=run", "trust_imports=true")
     assert done.rc == 0, done.stderr
     assert f"{results['metrics']['test']['loss']:.6g}" in done.stdout
-    done = cli("--config-dir", "mine", "action=own", "run=run", "action.word=good")
+    done = cli("--config-dir", "mine", "action=own", "run=run", "action.word=good", "trust_imports=true")
     assert (done.rc, done.stdout) == (0, "good own run\n"), done.stderr
+
+
+def test_trust_is_for_one_command(own, cli, tmp_path: Path) -> None:
+    """What is typed needs no trust; a run keeps none, and goes on only where it is given again."""
+    own("own_module", "from dlrun.models import MODELS\nfrom dlrun.models.linear import Linear\n"
+        "MODELS.register('own')(Linear)", model={})  # fmt: skip
+    quick = ["device=cpu", "data=blobs", "callbacks=none", "hydra.run.dir=run"]
+    done = cli("--config-dir", "mine", "model=own", *quick, "trainer.epochs=1", "trust_imports=true")
+    assert done.rc == 0, done.stderr
+    assert "trust" not in (tmp_path / "run" / ".hydra" / "config.yaml").read_text()
+    (tmp_path / "run" / "results.json").unlink()
+    done = cli("resume=run")
+    assert (done.rc, "resume: the saved configuration imports 'own_module' (model.import)" in done.stderr) == (1, True)
+    assert not (tmp_path / "run" / "results.json").exists()
+    assert cli("resume=run", "trust_imports=true").rc == 0
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["status"] == "finished"
 
 
 def test_lazy_layers_are_initialised_from_the_seed(own, composed) -> None:

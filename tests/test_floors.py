@@ -22,6 +22,8 @@ FLOORS = (
     "actions",
     "catalogue arguments",
     "suggest saved_run completion",
+    "saved_sweep",
+    "command",
     "cli",
     "__main__",
 )

@@ -75,6 +75,53 @@ PINNED_BITS = [-41758289, -351581136, -1038584682, 303518312]
 PINNED_SEED = 441760285323380511
 
 
+# printed by the first version of `streams.key`, before it kept anything from call to call
+FIRST_KEYS = [
+    ((0, ""), (1176672936, -1373474917)),
+    ((0, "task", 0), (1463682468, -1684643610)),
+    ((0, "task", 1, 3), (-1138282181, 700239892)),
+    ((7, "order", 3), (513799964, 148749344)),
+    ((7, "dropout/hidden.dropout2", 11, 2), (2054163099, 1483937020)),
+    ((2**32 - 1, "dropout/f6.dropout1", 255), (-2058442226, -601115046)),
+    ((2**32, "dropout/f6.dropout1", 256), (-563171281, -103830511)),
+    ((2**40 + 5, "augmentation/shift", 2**33 + 1, 2), (-547902297, 798892998)),
+    ((2**64 + 3, "x", 2**32 - 1, 1), (-392348338, 840924625)),
+    ((123456789012345, "dropout/dropout", 2**32, 0), (303301267, -1995157247)),
+    ((1, "größe", 99999, 7), (1675998013, -1841639685)),
+    ((-1, "x", 5), (-1953512560, -1370454954)),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), FIRST_KEYS)
+def test_keys_are_those_of_the_first_version(arguments: tuple, expected: tuple[int, int]) -> None:
+    """Runs saved by the first version go on with the same masks, orders and augmentations: literals, asked for twice."""
+    seed, name, counter, micro = (*arguments, 0, 0)[:4]
+    assert streams.key(*arguments) == expected
+    assert streams.key(*arguments) == expected
+    assert streams.keys(seed, name, range(counter, counter + 1), micro).tolist() == [list(expected)]
+
+
+def test_many_keys_at_once_are_the_single_ones() -> None:
+    """A row of `keys` is `key` of its counter: across 2^32, downwards, for no counter at all, as int32 on the CPU."""
+    for counters in (range(300), range(2**32 - 3, 2**32 + 3), range(2**62, 2**62 + 2), range(10, -5, -3)):
+        for seed, micro in ((0, 0), (2**50 + 1, 3)):
+            expected = [list(streams.key(seed, "a", counter, micro)) for counter in counters]
+            assert streams.keys(seed, "a", counters, micro).tolist() == expected
+    for empty in (range(5, 5), range(7, 5)):
+        found = streams.keys(0, "a", empty)
+        assert (found.shape, found.dtype, found.device.type) == ((0, 2), torch.int32, "cpu")
+
+
+def test_what_is_kept_between_calls_is_bounded() -> None:
+    """Keys of thousands of streams fill no memory, and are the same after their place was given away."""
+    first = streams.key(0, "kept/0", 5)
+    for i in range(3000):
+        streams.key(i, f"kept/{i}")
+    kept = streams._chains.cache_info()
+    assert kept.currsize <= kept.maxsize == 1024
+    assert streams.key(0, "kept/0", 5) == first
+
+
 def test_uniform_moments_and_range() -> None:
     """A million uniforms lie in [0, 1) with mean, variance and decile counts within 5 standard errors."""
     n = 1_000_000
@@ -86,6 +133,16 @@ def test_uniform_moments_and_range() -> None:
     assert abs(u.var() - 1 / 12) < 5 * math.sqrt(1 / 180 / n)
     counts = torch.histc(u.float(), 10, 0, 1)
     assert ((counts - n / 10).abs() < 5 * math.sqrt(n * 0.09)).all()
+
+
+def test_extreme_words_stay_in_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smallest and largest words become uniforms in [0, 1), 1 excluded, and finite normals."""
+    monkeypatch.setattr(
+        streams, "bits", lambda key, shape: torch.tensor([0, -1, -(2**31), 2**31 - 1]).int().view(shape)
+    )
+    key = torch.zeros(2, dtype=torch.int32)
+    assert streams.uniform(key, (4,)).tolist() == [0.0, 1 - 2**-24, 0.5, 0.5 - 2**-24]
+    assert streams.normal(key, (2,)).isfinite().all()
 
 
 def test_normal_moments() -> None:

@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 
 from dlrun.registry import ConfigError, did_you_mean
-from dlrun.settings import GROUPS, MAPPING_GROUPS, RUN_ACTIONS, options
+from dlrun.settings import GROUPS, MAPPING_GROUPS, TRAINING_ACTIONS, options
 
 SHELLS = ("bash", "zsh", "fish")
 QUIET_FLAGS = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc")
@@ -26,8 +26,14 @@ LONG = {"-c": "--cfg", "-i": "--info", "-sc": "--shell-completion"}
 
 
 def sort_arguments(argv: list[str]) -> list[str]:
-    """Hydra's flags first: argparse refuses `dlrun model=lenet -m`. Raises ConfigError for a flag that does not exist, lacks
-    its value or cannot stand here: argparse would print its whole usage."""
+    """Hydra's flags first: argparse refuses `dlrun model=lenet -m`. Raises ConfigError as `split_arguments` does."""
+    flags, overrides = split_arguments(argv)
+    return flags + overrides
+
+
+def split_arguments(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags with their values, and the overrides. Raises ConfigError for a flag that does not exist, lacks its value
+    or cannot stand here: argparse would print its whole usage."""
     flags: list[str] = []
     overrides: list[str] = []
     rest = list(reversed(argv))
@@ -53,7 +59,7 @@ def sort_arguments(argv: list[str]) -> list[str]:
             ["all"] if LONG.get(flag, flag) == "--info" and not value else []
         )  # argparse would take what comes next
     _check_together(flags, overrides)
-    return flags + overrides
+    return flags, overrides
 
 
 def _check_together(flags: list[str], overrides: list[str]) -> None:
@@ -117,16 +123,17 @@ def check_groups(argv: list[str]) -> None:
             )
 
 
+def is_sweep(argv: list[str]) -> bool:
+    return bool({"-m", "--multirun"} & set(argv))
+
+
 def check_sweep(argv: list[str]) -> None:
-    """Raises ConfigError for a sweep over anything but training runs, or into the folder of another sweep."""
-    if not {"-m", "--multirun"} & set(argv):
+    """Raises ConfigError for a sweep over anything but training runs."""
+    if not is_sweep(argv):
         return
-    others = [name for name in (value_of(argv, "action") or "train").split(",") if name not in RUN_ACTIONS]
+    others = [name for name in (value_of(argv, "action") or "train").split(",") if name not in TRAINING_ACTIONS]
     if others:
         raise ConfigError(f"action: a sweep is over training runs, not '{others[0]}'; leave -m away")
-    folder = value_of(argv, "hydra.sweep.dir")
-    if folder and any(Path(folder).glob("*/.hydra")):
-        raise ConfigError(f"hydra.sweep.dir: '{folder}' already holds runs; choose a new folder")
 
 
 def quote_paths(argv: list[str]) -> list[str]:
@@ -135,9 +142,14 @@ def quote_paths(argv: list[str]) -> list[str]:
     for word in argv:
         key, _, value = word.partition("=")
         if key.lstrip("+") in ("resume", "run") and value not in ("", "null"):
-            word = f"{key}='" + _unquoted(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
+            word = f"{key}={quote(_unquoted(value))}"
         quoted.append(word)
     return quoted
+
+
+def quote(value: str) -> str:
+    """A value in quotes, in which Hydra takes every character for itself."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _unquoted(value: str) -> str:
@@ -151,7 +163,7 @@ def help_text() -> str:
         "",
         "  dlrun model=lenet data=mnist optimizer=adam       train, then test once on the best checkpoint",
         "  dlrun -m optimizer.lr=1e-4,1e-3 seed='range(3)'    a sweep: one run per combination, and a leaderboard",
-        "  dlrun resume=outputs/<date>/<run>                  go on with a run",
+        "  dlrun resume=outputs/<date>/<run>                  go on with a run, or with a sweep by its folder",
         "  dlrun action=test run=outputs/<date>/<run>         evaluate a run again",
         "  dlrun action=predict run=... action.input=new.csv  write predictions",
         "  dlrun action=list action.group=model               every option and setting, with its meaning",

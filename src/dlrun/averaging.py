@@ -80,7 +80,8 @@ class WeightAverage:
     def keep_buffers(self, model: nn.Module) -> None:
         """Keeps a copy of the model's buffers: the statistics that belong to the averaged weights."""
         if self.started:
-            self.buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+            saved = model.state_dict()  # not the keys of dropout, say, which belong to a step
+            self.buffers = {n: buffer.detach().clone() for n, buffer in model.named_buffers() if n in saved}
 
     def state_dict(self) -> dict[str, Any]:
         """The average as plain containers of tensors (not copies)."""

@@ -35,6 +35,7 @@ from dlrun.tasks import TASKS
 from dlrun.tasks._base import Task
 from dlrun.trainer import FAST_DEV_BATCHES, TRAINERS, Trainer
 
+MAX_THREADS = 1024  # the OpenMP library ends the process where the system gives no more
 _DEFAULT_THREADS = torch.get_num_threads()
 
 
@@ -53,7 +54,8 @@ def check(config: Mapping[str, Any]) -> None:
     """Checks every node of a plain configuration. Raises ConfigError for the first thing that is wrong."""
     validate(config["seed"], Annotated[int, Ge(0)], "seed")
     validate(config["device"], str, "device")
-    validate(config["debug"], bool, "debug")
+    for name in ("debug", "trust_imports"):
+        validate(config[name], bool, name)
     resolve_device(config["device"])
     check_data(config["data"])
     MODELS.check(config["model"])
@@ -63,7 +65,9 @@ def check(config: Mapping[str, Any]) -> None:
     SCHEDULERS.check(config["scheduler"])
     check_regularizers(config["regularization"])
     check_callbacks(config["callbacks"])
-    TRAINERS.check(config["trainer"])
+    threads = TRAINERS.check(config["trainer"])["threads"]
+    if threads and threads > MAX_THREADS:
+        raise ConfigError(f"trainer.threads: got {threads}; expected at most {MAX_THREADS}")
 
 
 def build_parts(config: Mapping[str, Any], data_state: Mapping[str, Any] | None = None) -> Parts:
@@ -72,8 +76,9 @@ def build_parts(config: Mapping[str, Any], data_state: Mapping[str, Any] | None 
     `data_state`: from the checkpoint of a trained run, so that data are treated as they were then and read only if needed.
     """
     device = resolve_device(config["device"])
-    torch.set_num_threads(config["trainer"]["threads"] or _DEFAULT_THREADS)
-    set_deterministic(config["trainer"]["deterministic"])
+    settings = TRAINERS.check(config["trainer"])  # an older run's configuration may lack a setting
+    torch.set_num_threads(settings["threads"] or _DEFAULT_THREADS)
+    set_deterministic(settings["deterministic"])
     data = build_data(config["data"], seed=config["seed"], device=device, state=data_state)
     task = TASKS.build(config["task"], data=data.spec)
     loss = build_loss(config["loss"], task.target())
@@ -87,7 +92,7 @@ def build_parts(config: Mapping[str, Any], data_state: Mapping[str, Any] | None 
 def build_trainer(config: Mapping[str, Any], folder: Path) -> Trainer:
     """The whole experiment of a checked configuration, ready to fit in `folder`."""
     parts = build_parts(config)
-    settings = config["trainer"]
+    settings = TRAINERS.check(config["trainer"])
     limit = FAST_DEV_BATCHES if settings["fast_dev_run"] else settings["limit_train_batches"]
     steps_per_epoch = min(parts.data.steps_per_epoch, limit or parts.data.steps_per_epoch)
     epochs = 1 if settings["fast_dev_run"] else settings["epochs"]
@@ -116,7 +121,7 @@ def build_trainer(config: Mapping[str, Any], folder: Path) -> Trainer:
         monitor=settings["monitor"],
     )
     trainer: Trainer = TRAINERS.build(
-        settings,
+        config["trainer"],
         run=run,
         scheduler=build_scheduler(config["scheduler"], total_steps, steps_per_epoch),
         regularizers=regularizers,

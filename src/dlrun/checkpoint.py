@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import torch
 
-from dlrun.files import cannot_write, sync_folder
+from dlrun.files import cannot_write, remove_stale, sync_folder
 from dlrun.registry import ConfigError
 
 FORMAT = 2
@@ -47,6 +47,7 @@ def save(path: Path, state: dict[str, Any], keep_previous: bool = False) -> None
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(exist_ok=True)
+        remove_stale(path.parent, ".*.pt.*.tmp")
         try:
             _write(temporary, lambda file: torch.save({"format": FORMAT, **state}, file))
             if keep_previous and path.exists():
@@ -108,16 +109,23 @@ def load_weights(model: torch.nn.Module, state: dict[str, Any], key: str = "run"
 
 
 class _Summed:
-    """Passes on what is written to a file and keeps its checksum."""
+    """Passes on what is written to a file and keeps its checksum, and the first `error`: torch.save would hide it behind one of
+    its own."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.sum = file, 0
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         self.sum = zlib.crc32(data, self.sum)
         left = memoryview(data)
-        while left:  # an unbuffered write may stop short, such as just before the disk is full
-            left = left[self.file.write(left) :]
+        try:
+            while (
+                left and self.error is None
+            ):  # an unbuffered write may stop short, such as just before the disk is full
+                left = left[self.file.write(left) :]
+        except OSError as error:
+            self.error = error
         return len(data)
 
     def flush(self) -> None:
@@ -129,6 +137,8 @@ def _write(path: Path, fill: Callable[[Any], None]) -> None:
     with open(path, "wb", buffering=0) as file:  # unbuffered: a full disk shows at the write, not at closing
         summed = _Summed(file)
         fill(summed)
+        if summed.error:
+            raise summed.error
         os.fsync(file.fileno())
     read = 0
     with open(path, "rb", buffering=0) as file:
@@ -148,6 +158,9 @@ def _keep(path: Path, previous: Path) -> None:
         os.replace(path, previous)
     else:
         os.replace(temporary, previous)
+        temporary.unlink(
+            missing_ok=True
+        )  # which stays where both names are of one file: a save was killed at this point
 
 
 def _check_whole(path: Path, key: str) -> None:

@@ -1,63 +1,111 @@
-"""The `dlrun` command: Hydra composes the configuration, one place turns every error into one line and an exit code.
+"""The `dlrun` command: one place turns every error and every signal into one line and an exit code.
 
-| exit code | meaning                                                        |
-| 0         | finished                                                       |
-| 1         | the configuration or the data is wrong                         |
-| 3         | training diverged                                              |
-| 4         | a sweep with failed runs                                       |
-| 130, 143  | interrupted by Ctrl-C or SIGTERM, after a checkpoint           |
+| exit code | meaning                                                                                             |
+| 0         | finished                                                                                            |
+| 1         | the configuration, the data or the environment is wrong                                             |
+| 3         | training diverged                                                                                   |
+| 4         | a sweep with failed runs                                                                            |
+| 130, 143  | interrupted by Ctrl-C, or by SIGTERM or SIGUSR1; a run that was being trained has a checkpoint      |
 
-Heavy imports happen inside functions: `--help`, `--cfg`, completion and a misspelt key never import torch.
+A signal is answered from the first line of `main` on, so everything else is imported inside functions. Before an action
+begins it ends the process at once; while a run is trained, the trainer answers it (see `dlrun.signals`); in between it is
+raised as KeyboardInterrupt, so that temporary files go. The second one always ends the process at once.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
-import traceback
-from collections.abc import Sequence
-from importlib import metadata
-from pathlib import Path
-from typing import Any
 
-from dlrun import rundir
-from dlrun.arguments import (
-    check_groups,
-    check_sweep,
-    help_text,
-    is_quiet,
-    quote_paths,
-    refuse_shadowing,
-    sort_arguments,
-)
-from dlrun.completion import complete_flag, is_query
-from dlrun.registry import ConfigError
-from dlrun.saved_run import use_saved_run
-from dlrun.settings import config_dir
+TYPE_CHECKING = False  # `typing` takes milliseconds, in which no signal is answered
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+_in_command = 0  # the number of the process that is the command `dlrun`; 0 for a caller of `run`
+_working = False  # an action has begun: a signal is raised rather than ending the process
+_arrived: int | None = None  # the exit code of the first signal
+_final: int | None = None  # the exit code once all is done
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command line and exits with its code."""
-    signal.signal(signal.SIGTERM, _terminate)  # while training, the trainer has a handler of its own
-    code = run(list(sys.argv[1:] if argv is None else argv))
-    if code in (130, 143):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more Ctrl-C finds nothing left to stop
-    sys.exit(code)
+    global _final
+    _answer_signals()
+    _final = run(list(sys.argv[1:] if argv is None else argv))
+    sys.exit(_final)
 
 
-def _terminate(number: int, frame: Any) -> None:
-    raise SystemExit(128 + number)
+def _answer_signals() -> None:
+    global _in_command
+    _in_command = os.getpid()
+    for number in _SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup, or a job in the background of a script
+            signal.signal(number, _signalled)
+    atexit.register(_ignore_signals)  # called last: from there on Python would let a signal change the exit code
+
+
+def _signalled(number: int, frame: Any) -> None:
+    global _arrived
+    code = 130 if number == signal.SIGINT else 143
+    if os.getpid() != _in_command:  # a forked worker that has just begun: its parent decides
+        os._exit(code)
+    if _working and _arrived is None and _final is None:
+        _arrived = code
+        sys.unraisablehook = _say_nothing  # where the exception cannot be raised, Python would print it
+        raise KeyboardInterrupt
+    first, _arrived = _arrived is None and not _final, code
+    try:
+        if first and _final is None:
+            _tidy_up()
+        if first:  # past Python's buffers: the signal may have come while they were being written
+            os.write(2, f"dlrun: interrupted (exit code {code})\n".encode())
+    finally:
+        os._exit(_final or code)
+
+
+def _tidy_up() -> None:
+    """Removes the folder of a run that never began."""
+    for module, function in (("dlrun.sweeps.sweep", "release"), ("dlrun.rundir", "remove_created")):
+        if act := getattr(sys.modules.get(module), function, None):  # None: its import was interrupted
+            act()
+
+
+def _say_nothing(unraisable: Any) -> None:
+    pass
+
+
+def _ignore_signals() -> None:
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _work_begins() -> None:
+    """From now on a signal is raised. Raises the one that came at a point where nothing can be raised."""
+    global _working
+    _working = bool(_in_command)
+    if _arrived is not None:
+        raise KeyboardInterrupt
 
 
 def run(argv: list[str]) -> int:
     """Runs the command line and returns the exit code."""
+    from dlrun.arguments import help_text, quote_paths, sort_arguments
+
     if "--help" in argv or "-h" in argv:
         print(help_text())
         return 0
     if "--version" in argv:
+        from importlib import metadata
+
         print(f"dlrun {metadata.version('dlrun')}")
         return 0
+    from dlrun import rundir
+    from dlrun.completion import complete_flag, is_query
+
     users_choice = os.environ.get("HYDRA_FULL_ERROR")
     asked_for_traceback = users_choice == "1" or "debug=true" in [a.lower() for a in argv]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # inside this call Hydra shall raise, not print
@@ -65,121 +113,83 @@ def run(argv: list[str]) -> int:
     try:
         if is_query(argv) and complete_flag():
             return 0
-        return _hydra(quote_paths(sort_arguments(argv)))
-    except (SystemExit, KeyboardInterrupt) as error:
-        return _leave(error.code if isinstance(error, SystemExit) else 130)
-    except Exception as error:
-        if is_query(argv):
+        words = quote_paths(sort_arguments(argv))
+        from dlrun.command import execute
+
+        return execute(words, _work_begins)
+    except BaseException as error:
+        if is_query(argv) and isinstance(error, Exception):
             return 1
-        code = _report(error, argv, asked_for_traceback)
-        if code == 1 and _is_users(error):
-            rundir.remove_created()
-        return code
+        return _answer(error, argv, asked_for_traceback)
     finally:
         os.environ.pop("HYDRA_FULL_ERROR")
         if users_choice is not None:
             os.environ["HYDRA_FULL_ERROR"] = users_choice
 
 
-def _leave(code: Any) -> int:
-    """The exit code of a process that a signal (130, 143), argparse (2: wrong flags) or Hydra stopped."""
-    if code in (130, 143):
-        print(f"dlrun: interrupted (exit code {code})", file=sys.stderr)
+def _answer(error: BaseException, argv: list[str], asked_for_traceback: bool) -> int:
+    """Says in one line what ended the command and returns the exit code; errors that are not the user's show their
+    traceback."""
+    from dlrun import rundir
+    from dlrun.suggest import explain, is_users
+
+    if code := _signal_code(error):
+        return _interrupted(code, error)
+    if not isinstance(error, Exception):  # SystemExit; argparse's 2 is a wrong flag
+        left = getattr(error, "code", 1)
+        return left if isinstance(left, int) and left != 2 else 1
+    code = 3 if type(error).__name__ == "Diverged" else 1
+    if asked_for_traceback or (code == 1 and not is_users(error)):
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"dlrun: {explain(error, argv)}", file=sys.stderr)
+    if code == 1 and is_users(error):
         rundir.remove_created()
-        return int(code)
-    return code if isinstance(code, int) and code != 2 else 1
-
-
-def _report(error: Exception, argv: list[str], asked_for_traceback: bool) -> int:
-    """Prints what went wrong and returns the exit code; errors that are not the user's show their traceback."""
-    name = type(error).__name__
-    code = {"Diverged": 3, "Interrupted": getattr(error, "code", 130)}.get(name, 1)
-    if asked_for_traceback:
-        traceback.print_exc()
-    if code == 1 and not _is_users(error) and not asked_for_traceback:
-        traceback.print_exc()
-    print(f"dlrun: {_message(error, argv)}", file=sys.stderr)
     return code
 
 
-def _is_users(error: Exception) -> bool:
-    """Whether the error is about configuration, data or environment: those get one line and no traceback."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from dlrun.suggest import out_of_memory
-
-    return isinstance(error, (ConfigError, HydraException, OmegaConfBaseException, OSError)) or out_of_memory(error)
-
-
-def _message(error: Exception, argv: list[str]) -> str:
-    from dlrun.suggest import explain
-
-    return explain(error, argv)
+def _signal_code(error: BaseException) -> int | None:
+    """130 or 143 if a signal ended the command, also where it surfaced as another error (an import cut short, say)."""
+    if type(error).__name__ == "Interrupted":  # imported by what raises it
+        return int(getattr(error, "code", 130))
+    if isinstance(error, KeyboardInterrupt):
+        return int(getattr(error, "code", _arrived or 130))
+    if isinstance(error, SystemExit) and error.code in (130, 143):
+        return int(error.code)
+    return _arrived
 
 
-def _hydra(argv: list[str]) -> int:
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-    from omegaconf import DictConfig, OmegaConf
+def _interrupted(code: int, error: BaseException) -> int:
+    """Says how to go on; removes what has not begun."""
+    from dlrun import command, rundir
+    from dlrun.sweeps import sweep
 
-    OmegaConf.register_new_resolver("dlrun.run_dir", rundir.claim, replace=True)
-    refuse_shadowing(argv)
-    saved = use_saved_run(argv)
-    if not is_quiet(argv):
-        rundir.arm()
-        check_groups(argv)
-        check_sweep(argv)
-    errors: list[Exception] = []
-
-    def task(cfg: DictConfig) -> float | None:
-        folder = saved or Path(HydraConfig.get().runtime.output_dir)
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            from dlrun.sweeps.job import perform_job
-
-            try:
-                return perform_job(cfg, folder, perform)
-            except Exception as error:  # Interrupted: Hydra would go on with the next job
-                raise SystemExit(getattr(error, "code", 1)) from error
-        try:
-            return perform(plain(cfg), folder)
-        except Exception as error:  # kept from Hydra, which would print lines of its own
-            errors.append(error)
-            return None
-
-    old_argv = sys.argv
-    sys.argv = [old_argv[0] if old_argv else "dlrun", *argv]
-    try:
-        hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="saved_run" if saved else "config")(
-            task
-        )()
-    except (ValueError, TypeError, AssertionError, AttributeError) as error:  # from Hydra alone: ours are in `errors`
-        if _is_users(error):
-            raise
-        raise ConfigError(" ".join(str(error).split())) from error
-    finally:
-        sys.argv = old_argv
-    if errors:
-        raise errors[0]
-    from dlrun.sweeps.callback import failed_runs
-
-    return 4 if failed_runs() else 0
+    if _in_command:
+        _end_workers()
+    line = str(error) if type(error).__name__ == "Interrupted" else f"interrupted (exit code {code})"
+    go_on = sweep.how_to_go_on()
+    folder = command.run_folder
+    if not go_on and folder and (folder / rundir.LAST).is_file():
+        finished = (rundir.read_results(folder) or {}).get("status") == "finished"
+        go_on = "" if finished else sweep.command_line("resume", folder, [])
+    elif not go_on:
+        rundir.remove_created()
+    print(f"dlrun: {line}{f'; go on: {go_on}' if go_on else ''}", file=sys.stderr)
+    return code
 
 
-def plain(cfg: Any) -> dict[str, Any]:
-    """The composed configuration as plain Python values."""
-    from omegaconf import OmegaConf
+def _end_workers() -> None:
+    """Ends the worker processes of a loader that nobody closed: Python would wait 5 s for each of them."""
+    if not {"multiprocessing", "torch.utils.data"} <= set(sys.modules):
+        return
+    import multiprocessing
 
-    config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
-    return config
+    import torch.utils.data._utils as loaders
 
-
-def perform(config: dict[str, Any], folder: Path) -> float | None:
-    """Builds and calls the action of a composed configuration."""
-    from dlrun.actions import ACTIONS
-    from dlrun.suggest import check_keys
-
-    check_keys(config)
-    value: float | None = ACTIONS.build(config["action"])(config, folder)
-    return value
+    loaders.python_exit_status = True  # as at the end of the process: no loader waits for its workers any more
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler raises an error for a worker that was killed
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()

@@ -22,7 +22,8 @@ class Diverged(RuntimeError):
 
     Attributes:
         details: for results.json: `step`, `what`, `module` (None if it is no layer's), `samples` of the minibatch (numbers
-            of rows of the training split), those of them that were `not_finite`.
+            of rows of the `split`), those of them that were `not_finite`, and the `source_rows` of those (of all, if
+            none can be told apart).
     """
 
     def __init__(self, message: str, details: dict[str, Any] | None = None) -> None:
@@ -37,26 +38,30 @@ class GradientCheck:
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        self._groups: dict[tuple[torch.device, torch.dtype], list[nn.Parameter]] = defaultdict(list)
+        groups: dict[tuple[torch.device, torch.dtype], list[nn.Parameter]] = defaultdict(list)
         for parameter in parameters:
-            self._groups[parameter.device, parameter.dtype].append(parameter)
-        self._found = {device: torch.zeros(1, device=device) for device, _ in self._groups}
-        self._one = {device: torch.ones(1, device=device) for device in self._found}
+            groups[parameter.device, parameter.dtype].append(parameter)
+        self._groups = [
+            (group, torch.zeros(1, device=device), torch.ones(1, device=device))
+            for (device, _), group in groups.items()
+        ]
 
     def add(self) -> None:
         """Looks at the gradients as they are now; without synchronising."""
-        for (device, _), parameters in self._groups.items():
+        for parameters, found, one in self._groups:
             gradients = [p.grad for p in parameters if p.grad is not None]
             if gradients:
-                torch._amp_foreach_non_finite_check_and_unscale_(gradients, self._found[device], self._one[device])
+                torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, one)
 
-    @property
     def failed(self) -> bool:
         """Waits for the device."""
-        return any(found.item() for found in self._found.values())
+        for _, found, _ in self._groups:  # noqa: SIM110 - a loop costs half of any(): this runs at each step
+            if found.item():
+                return True
+        return False
 
     def clear(self) -> None:
-        for found in self._found.values():
+        for _, found, _ in self._groups:
             found.zero_()
 
 
@@ -70,30 +75,39 @@ def non_finite_weights(model: nn.Module) -> list[str]:
 
 class Watch:
     """What was first seen not to be finite: `what` as the beginning of a sentence ("" while all is finite), `module` its
-    layer, `rows` the rows of the minibatch in which it was not finite."""
+    layer, `samples` those of the minibatch in which it was not finite, where it has a row for each of them.
 
-    def __init__(self) -> None:
-        self.what, self.module, self.rows = "", "", list[int]()
+    Args:
+        indices: numbers of the samples of the minibatch.
+    """
 
-    def see(self, value: Any, what: str, module: str = "") -> None:
-        """Notes `what` unless all of `value` is finite or something was noted already."""
+    def __init__(self, indices: Tensor) -> None:
+        self.indices = indices
+        self.what, self.module, self.samples = "", "", list[int]()
+
+    def see(self, value: Any, what: str, module: str = "", of_samples: bool = True) -> None:
+        """Notes `what` unless all of `value` is finite or something was noted already. `of_samples`: whether its rows may
+        be those of the minibatch."""
         if self.what or not isinstance(value, Tensor) or not value.is_floating_point():
             return
         finite = torch.isfinite(value.detach())
-        if not finite.all():
-            self.what, self.module = what, module
-            self.rows = (~finite.flatten(1).all(1)).nonzero().flatten().tolist() if value.dim() > 1 else []
+        if finite.all():
+            return
+        self.what, self.module = what, module
+        if of_samples and value.dim() and len(value) == len(self.indices):
+            self.samples = self.indices[~finite.reshape(len(value), -1).all(1)].tolist()
 
 
 @contextmanager
-def watching(model: nn.Module) -> Iterator[Watch]:
-    """Watches the weights, the forward and the backward passes within the block for what is first not finite.
+def watching(model: nn.Module, indices: Tensor) -> Iterator[Watch]:
+    """Watches the weights, the forward and the backward passes of the samples with these numbers within the block for what is
+    first not finite.
 
     A layer is blamed for its output; what was computed between layers shows as the input of the next one.
     """
-    watch = Watch()
+    watch = Watch(indices)
     for name, parameter in model.named_parameters():
-        watch.see(parameter, f"the weights '{name}' are", name.rpartition(".")[0])
+        watch.see(parameter, f"the weights '{name}' are", name.rpartition(".")[0], of_samples=False)
     handles = []
     for name, module in model.named_modules():
         layer = f"layer '{name}'" if name else "the model"

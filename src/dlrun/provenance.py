@@ -37,7 +37,7 @@ def git_state() -> dict[str, Any] | None:
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return None
-    diff = _git("diff", "HEAD") or ""
+    diff = _git("diff", "--no-ext-diff", "--no-textconv", "HEAD") or ""
     return {"commit": commit.strip(), "dirty": bool(diff), "diff": diff[:200_000]}
 
 

@@ -22,9 +22,11 @@ GROUPS = (
 MAPPING_GROUPS = ("callbacks", "regularization")
 """Groups that compose as a mapping of entries, so that several options can be chosen at once."""
 
+TRAINING_ACTIONS = ("train",)
+"""Actions whose folder is a run: it can be resumed, and swept over."""
 
-RUN_ACTIONS = ("train",)
-"""Actions that make a run folder of their own; the others read one or none."""
+RUN_ACTIONS = (*TRAINING_ACTIONS, "verify_resume")
+"""Actions that make a folder of their own; the others read one or none."""
 
 
 def config_dir() -> Path:

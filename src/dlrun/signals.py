@@ -57,16 +57,22 @@ class Signals:
         return exit_code(self._number)
 
     def __enter__(self) -> None:
+        self._process = os.getpid()
+        heard = [number for number in NUMBERS if signal.getsignal(number) != signal.SIG_IGN]  # as under nohup
         try:
-            self._previous = {number: signal.signal(number, self._note) for number in NUMBERS}
+            self._previous = {number: signal.signal(number, self._note) for number in heard}
         except ValueError:
             self._previous = {}
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         for number, previous in self._previous.items():
             signal.signal(number, previous)
+        if kind is None and self._previous and self._number is not None:  # too late for anybody here to act on
+            signal.raise_signal(self._number)
 
     def _note(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._process:  # a forked worker that has just begun: its parent decides
+            return
         if self.arrived:
             raise InterruptedAtOnce(exit_code(number))
         self._number = number

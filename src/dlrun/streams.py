@@ -14,27 +14,45 @@ ratio with a second key word added between the multiplications.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import zlib
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
 _M1, _M2 = 0x7FEB352D, 0x846CA68B
 _GOLDEN = 0x9E3779B9
+_OFFSET = 0x6A09E667
 
 
 def _signed(word: int) -> int:
     return word - (1 << 32) if word & 0x80000000 else word
 
 
-def _mix(word: int) -> int:
-    """lowbias32 on a Python integer."""
+Word = TypeVar("Word", int, np.ndarray)
+
+
+def _mix(word: Word) -> Word:
+    """lowbias32 on Python integers below 2^32, or on an array of uint32, whose products wrap."""
     word = ((word ^ (word >> 16)) * _M1) & _MASK
     word = ((word ^ (word >> 15)) * _M2) & _MASK
     return word ^ (word >> 16)
+
+
+@functools.lru_cache(maxsize=1024)
+def _chains(seed: int, name: str) -> tuple[int, int]:
+    """Two independent chains after seed and name, which stay the same from step to step."""
+    words = []
+    for word in (0x243F6A88, 0x85A308D3):  # digits of pi
+        for part in (seed & _MASK, (seed >> 32) & _MASK, zlib.crc32(name.encode())):
+            word = _mix((word + part * _GOLDEN + _OFFSET) & _MASK)
+        words.append(word)
+    return words[0], words[1]
 
 
 def key(seed: int, name: str, counter: int = 0, micro: int = 0) -> tuple[int, int]:
@@ -42,20 +60,33 @@ def key(seed: int, name: str, counter: int = 0, micro: int = 0) -> tuple[int, in
 
     `micro` tells several forward passes of one step apart (accumulated micro-batches).
     """
-    words = []
-    for salt in (0x243F6A88, 0x85A308D3):  # digits of pi: two independent chains
-        word = salt
-        for part in (
-            seed & _MASK,
-            (seed >> 32) & _MASK,
-            zlib.crc32(name.encode()),
-            counter & _MASK,
-            counter >> 32,
-            micro,
-        ):
-            word = _mix((word + part * _GOLDEN + 0x6A09E667) & _MASK)
-        words.append(_signed(word))
-    return words[0], words[1]
+    first, second = _chains(seed, name)
+    for part in (counter & _MASK, counter >> 32, micro):
+        part = part * _GOLDEN + _OFFSET
+        first, second = _mix((first + part) & _MASK), _mix((second + part) & _MASK)
+    return _signed(first), _signed(second)
+
+
+def keys(seed: int, name: str, counters: range, micro: int = 0) -> Tensor:
+    """The keys of many counters (below 2^63) at once: int32 (len(counters), 2) on the CPU, row i that of counters[i]."""
+    counter = np.arange(counters.start, counters.stop, counters.step, dtype=np.int64)[:, None]
+    words = np.array(_chains(seed, name), dtype=np.uint32)
+    for part in (counter & _MASK, counter >> 32, np.full((1, 1), micro)):
+        words = _mix(words + ((part * _GOLDEN + _OFFSET) & _MASK).astype(np.uint32))
+    return torch.from_numpy(words.view(np.int32))
+
+
+class Stream(NamedTuple):
+    """A stream at one step, for whoever may or may not draw from it: the key is computed when it is asked for."""
+
+    seed: int
+    name: str
+    counter: int = 0
+    micro: int = 0
+
+    def key(self) -> tuple[int, int]:
+        """See `streams.key`."""
+        return key(*self)
 
 
 def key_tensor(words: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:

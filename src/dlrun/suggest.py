@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import io
 import re
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
 from dlrun.registry import ConfigError, did_you_mean
 from dlrun.settings import GROUPS, MAPPING_GROUPS, options
+
+SETTINGS = ("seed", "device", "resume", "run", "debug", "trust_imports")  # at the top of config.yaml, beside the groups
 
 
 def explain(error: Exception, argv: list[str]) -> str:
@@ -24,6 +28,9 @@ def explain(error: Exception, argv: list[str]) -> str:
     if out_of_memory(error):
         reason = " ".join(str(error).split())[:200] or "of this machine"
         return f"not enough memory ({reason}); use a smaller model, data.batch_size or data set"
+    if _worker_died(error):
+        reason = " ".join(str(error).split())
+        return f"data.workers: {reason} Use fewer workers, or data.workers=0, if memory is short; then resume the run"
     text = str(error).strip() or type(error).__name__
     if match := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(match[1])
@@ -36,7 +43,7 @@ def explain(error: Exception, argv: list[str]) -> str:
     cause = error.__cause__
     lines = [line for line in text.splitlines() if line.strip()]
     if isinstance(error, OSError):
-        return f"{error.strerror or text}{f': {error.filename}' if error.filename else ''}"
+        return file_error(error)
     if cause is not None and str(cause).strip() and lines[0].startswith("Error "):
         lines.append(str(cause).strip().splitlines()[0])
     return " ".join(line.strip() for line in lines[:2])
@@ -49,7 +56,37 @@ def _own(error: BaseException | None) -> ConfigError | None:
     return error
 
 
-def out_of_memory(error: Exception) -> bool:
+def file_error(error: OSError) -> str:
+    """What the system refused, and for which file: a failed write does not say it itself (a full disk, a stale handle)."""
+    reason = " ".join((error.strerror or str(error) or type(error).__name__).split())
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None] or _open_files(error)
+    return f"{reason}: {' -> '.join(names)}" if names else reason
+
+
+def _open_files(error: OSError) -> list[str]:
+    """The file that the innermost function on the way to the error had open."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        for value in frame.f_locals.values():
+            if isinstance(value, io.IOBase) and isinstance(name := getattr(value, "name", None), str):
+                return [name]
+    return []
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether the error is about configuration, data or environment: those get one line and no traceback."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    kinds = (ConfigError, HydraException, OmegaConfBaseException, OSError)
+    return isinstance(error, kinds) or out_of_memory(error) or _worker_died(error)
+
+
+def _worker_died(error: BaseException) -> bool:
+    """Whether PyTorch says that the system ended one of a loader's processes."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
+
+
+def out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, of the machine or of its device: PyTorch raises a RuntimeError for both."""
     text = str(error)
     return isinstance(error, (MemoryError, RuntimeError)) and (
@@ -75,12 +112,12 @@ def _unreadable(override: str) -> str:
 
 def check_keys(config: Mapping[str, Any]) -> None:
     """Raises ConfigError for a group or setting that `~` took away, or `+` put beside the others."""
-    top = [*GROUPS, "seed", "device", "resume", "run", "debug"]
-    for key in top:
+    needed = [*GROUPS, *SETTINGS]
+    for key in needed:
         if key not in config:
             raise ConfigError(f"{key}: was removed, but every run needs it")
     for key in config:
-        if key not in top:
+        if key not in needed:
             raise ConfigError(_unknown_key(str(key)))
     for group in GROUPS:
         if not isinstance(config[group], Mapping):
@@ -116,7 +153,11 @@ def _above(key: str) -> list[str]:
 
 
 def _top_level() -> list[str]:
-    return [*GROUPS, *(["experiment"] if options("experiment") else []), "seed", "device", "resume", "run", "debug"]
+    return [
+        *GROUPS,
+        *(["experiment"] if options("experiment") else []),
+        *SETTINGS,
+    ]
 
 
 def dotted_keys() -> list[str]:

@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from itertools import islice
 from typing import Annotated, Any, Literal
 
@@ -40,6 +40,7 @@ from dlrun.spec import Batch, StepResult
 log = logging.getLogger(__name__)
 TRAINERS = Registry("trainer", None)
 FAST_DEV_BATCHES = 2
+SMALLEST_SCALE = 2.0**-10  # of the loss in fp16, below which only a gradient of 7e7 or more would overflow
 UNREAD_STEPS = 50  # where reading a loss waits for the device: updates between two looks at whether all was finite
 
 
@@ -209,9 +210,7 @@ class Trainer:
         result, objective = self._gradients_of(batch)
         if self.gradients:
             self.gradients.add()
-        if (self.reads_losses or run.step == 0) and not (
-            math.isfinite(objective.item()) and (self.gradients is None or not self.gradients.failed)
-        ):
+        if (self.reads_losses or run.step == 0) and not self._all_finite(objective):
             raise self._diverged(batch)
         if self.clip_norm is not None:
             if self.scaler:
@@ -220,6 +219,8 @@ class Trainer:
         if self.scaler:
             self.scaler.step(optimizer)
             self.scaler.update()
+            if self.reads_losses and self._scale_is_lost():
+                raise self._diverged(batch)
         else:
             optimizer.step()
         for regularizer in self.projections:
@@ -240,7 +241,7 @@ class Trainer:
             set_keys(self.dropouts, self.seed, run.step, micro)
         self._reseed(f"modules/{micro}", run.step)
         with autocast(self.precision, run.device):
-            result = run.task(self.forward, batch, streams.key(self.seed, "task", run.step, micro))
+            result = run.task(self.forward, batch, streams.Stream(self.seed, "task", run.step, micro))
         if run.step == 0:
             self._check_outputs(result, batch)
         objective = result.loss
@@ -255,14 +256,9 @@ class Trainer:
 
     def _accumulated(self, batch: Batch) -> tuple[StepResult, Tensor]:
         size = len(batch.indices)
-        parts = [
-            Batch(*p)
-            for p in zip(*(t.tensor_split(min(self.accumulate, size)) for t in batch), strict=True)
-            if len(p[0])
-        ]
         done = [
             (self._forward_backward(part, i, len(part.indices) / size), len(part.indices))
-            for i, part in enumerate(parts)
+            for i, part in enumerate(self._micro_batches(batch))
         ]
         loss = torch.stack([r.loss * n for (r, _), n in done]).sum() / size
         objective = torch.stack([o * n for (_, o), n in done]).sum() / size
@@ -273,6 +269,10 @@ class Trainer:
             for name in done[0][0][0].parts
         }
         return StepResult(loss, outputs, targets, named), objective
+
+    def _micro_batches(self, batch: Batch) -> list[Batch]:
+        pieces = [t.tensor_split(min(self.accumulate, len(batch.indices))) for t in batch]
+        return [Batch(*p) for p in zip(*pieces, strict=True) if len(p[0])]
 
     # ---- evaluation -----------------------------------------------------------------------------------------------
 
@@ -285,7 +285,7 @@ class Trainer:
         self._reseed(f"modules/{split}", 0)
         with self._averaged(), torch.inference_mode(), autocast(self.precision, run.device):
             for batch in self._batches(split):
-                result = run.task(self.forward, batch, streams.key(self.seed, f"task/{split}", 0))
+                result = run.task(self.forward, batch, streams.Stream(self.seed, f"task/{split}"))
                 metrics.update(result.outputs.float(), result.targets)
                 sums.add(result.loss, result.loss, len(batch.indices))
         run.model.train()
@@ -350,7 +350,7 @@ class Trainer:
         run = self.run
         return {
             "model": run.model.state_dict(),
-            "optimizer": run.optimizer.state_dict(),
+            "optimizer": _with_rates(run.optimizer.state_dict(), self.base_lrs),
             "scheduler": self.scheduler.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
@@ -367,7 +367,17 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave; the run goes on at the very batch where it stood."""
+        """Takes back what `state_dict` gave; the run goes on at the very batch where it stood. Raises ConfigError for a state
+        that lacks something or is of another run."""
+        try:
+            self._take(state)
+        except ConfigError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            path = self.run.folder / rundir.LAST
+            raise ConfigError(f"resume: checkpoint {path} is damaged or of another run ({error!r})") from error
+
+    def _take(self, state: Mapping[str, Any]) -> None:
         run = self.run
         for name, value in environment(run.device).items():
             if (saved := state["environment"][name]) != value:
@@ -395,6 +405,8 @@ class Trainer:
 
     def save_last(self) -> None:
         self._check_finite()
+        if self.replaying:  # the callbacks' files are ahead of a replay, and last.pt must fit them
+            return
         checkpoint.save(self.run.folder / rundir.LAST, self.state_dict(), keep_previous=True)
         self.saved_at = time.perf_counter()
 
@@ -468,17 +480,26 @@ class Trainer:
         if self.reseed:
             torch.manual_seed(streams.seed_of(self.seed, name, counter))
 
+    def _all_finite(self, objective: Tensor) -> bool:
+        """Whether the objective and the gradients of the step in hand are; waits for the device."""
+        return math.isfinite(objective.item()) and not (self.gradients and self.gradients.failed())
+
     def _check_finite(self) -> None:
         """Raises Diverged unless all losses of this epoch and all gradients so far and all weights are finite; so at the
         latest before a checkpoint is overwritten."""
         bad = non_finite_weights(self.run.model)
-        if math.isfinite(self.sums.objective()) and not bad and not (self.gradients and self.gradients.failed):
+        failed = self.gradients.failed() if self.gradients else self._scale_is_lost()
+        if math.isfinite(self.sums.objective()) and not bad and not failed:
             return
         step = self.run.step
         if not self.reads_losses:
             self._replay()
         what = f"the weights '{bad[0]}' are" if bad else "the loss is"
         raise Diverged(f"{what} not finite after step {step}; {REMEDY}", {"step": step, "what": what})
+
+    def _scale_is_lost(self) -> bool:
+        """Whether fp16 has left out one update after another until no loss scale is small enough: it is not the scale."""
+        return self.scaler is not None and self.scaler.get_scale() < SMALLEST_SCALE
 
     def _replay(self) -> None:
         """Goes from the last checkpoint to the step that went wrong, now reading every loss, which raises Diverged with
@@ -495,15 +516,17 @@ class Trainer:
         """Repeats the step that went wrong, from the same samples and random streams, and says what is first not finite."""
         self.run.optimizer.zero_grad(set_to_none=True)
         self.forward = self.run.model  # a compiled one does not see what watches
-        with watching(self.run.model) as watch:
-            result, objective = self._gradients_of(batch)
-            watch.see(result.loss, "the loss itself is")
-            for name, value in result.parts.items():
-                watch.see(value, f"'{name}' is")
-            watch.see(objective, "the objective is")
-            for name, parameter in self.run.model.named_parameters():
-                watch.see(parameter.grad, f"the gradient of the weights '{name}' is", name.rpartition(".")[0])
-        return _explain(watch, f"at step {self.run.step + 1}", self.run.step + 1, batch)
+        for micro, part in enumerate(self._micro_batches(batch)):
+            with watching(self.run.model, part.indices) as watch:
+                result, objective = self._forward_backward(part, micro, len(part.indices) / len(batch.indices))
+                self._see(result, watch)
+                watch.see(objective, "the objective is")
+                for name, parameter in self.run.model.named_parameters():
+                    layer = name.rpartition(".")[0]
+                    watch.see(parameter.grad, f"the gradient of the weights '{name}' is", layer, of_samples=False)
+            if watch.what:
+                break
+        return self._explain(watch, f"at step {self.run.step + 1}", self.run.step + 1, batch)
 
     def _diverged_in_validation(self) -> Diverged:
         """Repeats the validation up to the first batch with a loss that is not finite."""
@@ -511,12 +534,34 @@ class Trainer:
         run.model.eval()
         with self._averaged(), torch.inference_mode(), autocast(self.precision, run.device):
             for batch in islice(run.data.split("val"), self.limits["val"]):
-                with watching(run.model) as watch:
-                    result = run.task(run.model, batch, streams.key(self.seed, "task/val", 0))
-                    watch.see(result.loss, "the loss itself is")
+                with watching(run.model, batch.indices) as watch:
+                    result = run.task(run.model, batch, streams.Stream(self.seed, "task/val"))
+                    self._see(result, watch)
                 if watch.what:
                     break
-        return _explain(watch, f"in the validation after step {run.step}", run.step, batch, "val")
+        return self._explain(watch, f"in the validation after step {run.step}", run.step, batch, "val")
+
+    def _see(self, result: StepResult, watch: Watch) -> None:
+        """Watches the loss, sample by sample where it is a mean over samples, and the other parts of the objective."""
+        with suppress(NotImplementedError):
+            watch.see(self.run.loss.per_sample(result.outputs, result.targets), "the loss itself is")
+        watch.see(result.loss, "the loss itself is")
+        for name, value in result.parts.items():
+            watch.see(value, f"'{name}' is")
+
+    def _explain(self, watch: Watch, when: str, step: int, batch: Batch, split: SplitName = "train") -> Diverged:
+        """The divergence that a replay has seen."""
+        samples = batch.indices.tolist()
+        blamed = watch.samples or samples
+        rows = self.run.data.source_rows(split, blamed)
+        what = watch.what or "the loss or a gradient was"
+        details = {"step": step, "what": what, "module": watch.module or None, "split": split, "samples": samples}
+        details |= {"not_finite": watch.samples, "source_rows": rows}
+        return Diverged(
+            f"{what} not finite {when} (samples {_first(blamed)} of the {split} split, rows {_first(rows)} of the data); "
+            f"{REMEDY}",
+            details,
+        )
 
     def _interrupted(self) -> Interrupted:
         """To be raised once a checkpoint is written."""
@@ -528,23 +573,8 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {"threads": torch.get_num_threads(), "PyTorch": str(torch.__version__), "device": device.type}
 
 
-def _explain(watch: Watch, when: str, step: int, batch: Batch, split: str = "train") -> Diverged:
-    """The divergence that a replay has seen."""
-    samples = batch.indices.tolist()
-    bad = [samples[row] for row in watch.rows if row < len(samples)]
-    what = watch.what or "the loss or a gradient was"
-    shown = ", ".join(map(str, (bad or samples)[:5])) + (", ..." if len(bad or samples) > 5 else "")
-    return Diverged(
-        f"{what} not finite {when} (samples {shown} of the {split} split); {REMEDY}",
-        {
-            "step": step,
-            "what": what,
-            "module": watch.module or None,
-            "split": split,
-            "samples": samples,
-            "not_finite": bad,
-        },
-    )
+def _first(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
 
 
 def _with_settings(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -553,6 +583,12 @@ def _with_settings(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -
         {**group, "params": saved["params"]}
         for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
     ]
+    return {**state, "param_groups": groups}
+
+
+def _with_rates(state: Mapping[str, Any], lrs: list[float]) -> dict[str, Any]:
+    """A state with `optimizer.lr` in place of the rate of the last update, which follows from it and the step."""
+    groups = [{**group, "lr": lr} for group, lr in zip(state["param_groups"], lrs, strict=True)]
     return {**state, "param_groups": groups}
 
 

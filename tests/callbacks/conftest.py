@@ -14,6 +14,7 @@ from dlrun import streams
 from dlrun.callbacks._base import Callback, Run
 from dlrun.losses import LOSSES
 from dlrun.spec import Batch, DataSpec, TargetSpec
+from dlrun.streams import Stream
 from dlrun.tasks import TASKS
 
 CLASSES = ("cat", "dog", "ship")
@@ -97,7 +98,7 @@ def evaluate(run: Run, split: str) -> dict[str, float]:
     modes = {m: m.training for m in run.model.modules()}
     run.model.eval()
     with torch.no_grad():
-        results = [run.task(run.model, batch, (0, 0)) for batch in run.data.split(split)]
+        results = [run.task(run.model, batch, Stream(0, "task")) for batch in run.data.split(split)]
     for module, mode in modes.items():
         module.training = mode
     loss = sum(r.loss.item() * len(r.targets) for r in results) / sum(len(r.targets) for r in results)
@@ -121,7 +122,7 @@ def train(run: Run, callbacks: list[Callback], until: int | None = None, save_at
         call("on_epoch_start")
         for batch in run.data.epoch(run.epoch, run.step % 3):
             run.optimizer.zero_grad()
-            result = run.task(run.model, batch, (0, 0))
+            result = run.task(run.model, batch, Stream(0, "task"))
             result.loss.backward()
             run.optimizer.step()
             run.step, run.samples = run.step + 1, run.samples + len(batch.indices)

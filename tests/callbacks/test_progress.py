@@ -56,10 +56,10 @@ def test_on_a_terminal_a_bar_shows_step_loss_and_rate(new_run, fit):
 
 @pytest.mark.parametrize(
     ("status", "expected"),
-    [("finished", ["test again:", "predict:"]), ("interrupted", ["go on:"]), ("failed", ["go on:"]), ("diverged", [])],
+    [("finished", ["test again:", "predict:"]), ("interrupted", []), ("failed", ["go on:"]), ("diverged", [])],
 )
 def test_what_to_type_next_depends_on_how_the_run_ended(status, expected, new_run, monkeypatch, tmp_path):
-    """An interrupted run is resumed; a diverged one would only diverge again; folders are relative and quoted."""
+    """A diverged run would only diverge again, an interrupted one is explained by the command line; folders are quoted."""
     monkeypatch.chdir(tmp_path)
     run = new_run()
     run.folder = tmp_path / "my runs" / "a"

@@ -23,6 +23,7 @@ from dlrun.callbacks._observe import find_mistakes, undisturbed
 from dlrun.callbacks._pictures import filters, for_display, grid
 from dlrun.callbacks.tensorboard import TensorBoard
 from dlrun.spec import TargetSpec
+from dlrun.streams import Stream
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
@@ -65,7 +66,7 @@ def deep_network(activation: type[nn.Module], depth: int, glorot: bool) -> nn.Se
 def gradient_ratio(run) -> float:
     """std of the first layer's gradients / std of the last hidden layer's, from the histograms alone."""
     batch = next(run.data.epoch(0))
-    run.task(run.model, batch, (0, 0)).loss.backward()
+    run.task(run.model, batch, Stream(0, "task")).loss.backward()
     found = list(gradients(run.model).histograms.values())
     deviations = [math.sqrt(h.sum_squares / h.num - (h.sum / h.num) ** 2) for h in found]
     return deviations[0] / deviations[-2]
@@ -82,7 +83,7 @@ def test_gradient_histograms_show_vanishing_gradients(new_run):
 def test_the_gradient_norm_of_every_layer_is_that_of_its_gradient(new_run):
     """Norms per layer, by weight name, biases and norm layers left out."""
     run = new_run()
-    run.task(run.model, next(run.data.epoch(0)), (0, 0)).loss.backward()
+    run.task(run.model, next(run.data.epoch(0)), Stream(0, "task")).loss.backward()
     views = gradients(run.model)
     assert list(views.scalars) == [f"gradient_norm/{i}.weight" for i in (0, 5, 8)]
     assert views.scalars["gradient_norm/5.weight"] == pytest.approx(run.model[5].weight.grad.norm().item())

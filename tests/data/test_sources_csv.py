@@ -216,7 +216,7 @@ def test_state(tmp_path):
         ("x,y\n1,\n2,\n", "y", {}, "no row has a value of y"),
         ("x,y\n,1.5\n,2.5\n", "y", {}, r"column 'x' has no values; data.drop=\[x\]"),
         ("x,x\n1,2\n", "x", {"header": True}, "column 'x' occurs 2 times"),
-        ("x,y\n1,a\n2,a\n", "y", {}, "'y' has 1 levels"),
+        ("x,y\n1,a\n2,a\n", "y", {}, "'y' has 1 level "),
         ("", "y", {}, "holds no rows"),
         ("x,y\n" + "1.5,2.5\n" * 30 + "oops,2.5\n", "y", {}, "holds numbers but also 'oops'"),
         ("x,y\n" + "1.5,2.5\n" * 30 + "inf,2.5\n", "y", {}, "holds numbers but also 'inf'"),
@@ -233,7 +233,7 @@ def test_file_errors(tmp_path):
     """A missing file, a folder, bytes that are no text, and a missing column in a new file are named."""
     with pytest.raises(ConfigError, match=r"data.path: no such file or folder: .*gone.csv"):
         source("gone.csv", "y").train()
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="is a folder; expected a text file"):
         source(str(tmp_path), "y").train()
     (tmp_path / "bytes.csv").write_bytes(b"x,y\n\xff\xfe,1\n")
     with pytest.raises(ConfigError, match="is not UTF-8 text"):

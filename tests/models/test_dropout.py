@@ -82,6 +82,72 @@ def test_keys_come_from_the_named_stream():
     assert tuple(model.hidden.dropout2.key.tolist()) == streams.key(7, "dropout/hidden.dropout2", 11, 2)
 
 
+# printed by the first version of `set_keys` for seed 5: (step, micro) and the keys of hidden.dropout1 and hidden.dropout2
+FIRST_KEYS = [
+    ((0, 0), (-688585394, 1686300269), (-1921356011, 1602614250)),
+    ((1, 0), (628055562, 1915418739), (753776449, 1199379266)),
+    ((1, 1), (1132182771, 591704537), (1821267959, 2021194847)),
+    ((254, 0), (354901010, 648158632), (-2043273008, 836325685)),
+    ((255, 0), (889218038, 1281525517), (1573862417, 165862458)),
+    ((256, 0), (702746339, 2140031451), (1914503660, 1458778815)),
+    ((257, 3), (1924716090, 1657003915), (-1973358437, 249019509)),
+    ((100000, 0), (-2074667034, 1290211059), (-1996275065, 425166717)),
+    ((2147483653, 2), (-2097859975, -406205771), (-1221326430, 1634076566)),
+    ((4294967296, 0), (-271840240, 1133165239), (-714712072, 652260337)),
+]
+
+
+def test_keys_are_those_of_the_first_version():
+    """Every dropout gets the literals of the first version, whatever steps came before, model or list given."""
+    model = MODELS.build({"name": "mlp", "dropout": 0.5, "hidden": [4, 3]}, input_shape=(2,), num_outputs=1)
+    for given in (model, random_modules(model), tuple(random_modules(model))):
+        for (step, micro), *expected in FIRST_KEYS + FIRST_KEYS[::-1]:
+            set_keys(given, 5, step, micro)
+            assert [tuple(d.key.tolist()) for _, d in random_modules(model)] == expected, (step, micro)
+
+
+def test_keys_are_written_where_the_old_ones_were():
+    """A captured graph reads its keys from a fixed address: the buffer stays, and is filled on its own device."""
+    dropout = Dropout(0.5)
+    address = dropout.key.data_ptr()
+    set_keys([("a", dropout)], 0, 1)
+    first = dropout.key.clone()
+    set_keys([("a", dropout)], 0, 2)
+    assert dropout.key.data_ptr() == address
+    assert not torch.equal(dropout.key, first)
+    set_keys([("a", dropout.to("meta"))], 0, 3)
+    assert dropout.key.is_meta
+
+
+def test_keys_do_not_share_memory_with_what_is_kept():
+    """Whoever writes into a key changes no key of a later step or of another model."""
+    first, second = Dropout(0.5), Dropout(0.5)
+    set_keys([("a", first)], 3, 4)
+    expected = first.key.clone()
+    first.key.zero_()
+    set_keys([("a", second)], 3, 4)
+    assert torch.equal(second.key, expected)
+
+
+def test_keys_set_in_inference_mode_serve_training():
+    """The keys of a step are the same when evaluation code made them first, and training may go on with them."""
+    dropout, x = Dropout(0.5).train(), torch.ones(50, requires_grad=True)
+    with torch.inference_mode():
+        set_keys([("only_here", dropout)], 0, 0)
+        inferred = dropout(torch.ones(50))
+    set_keys([("only_here", dropout)], 0, 0)
+    y = dropout(x)
+    y.sum().backward()
+    assert torch.equal(y.detach(), inferred)
+    assert torch.equal(x.grad, y.detach())
+
+
+def test_a_model_without_dropout_is_left_alone():
+    """Neither a model nor an empty list needs keys."""
+    set_keys(nn.Linear(2, 2), 0, 0)
+    set_keys([], 0, 0)
+
+
 def test_rate_zero_passes_its_input_through():
     """No copy, no key to fill."""
     dropout, x = Dropout(0.0), torch.randn(3)
@@ -156,3 +222,18 @@ def test_masks_are_equal_on_cuda():
     dropout = keyed(0.5, 9)
     cpu = dropout(torch.ones(1000))
     assert torch.equal(dropout.cuda()(torch.ones(1000, device="cuda")).cpu(), cpu)
+
+
+@pytest.mark.cuda
+def test_keys_are_filled_without_waiting_for_cuda():
+    """On CUDA the literals of the first version are filled in, and nothing synchronises the device."""
+    model = MODELS.build({"name": "mlp", "dropout": 0.5, "hidden": [4, 3]}, input_shape=(2,), num_outputs=1).cuda()
+    found = []
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for (step, micro), *_ in FIRST_KEYS:
+            set_keys(random_modules(model), 5, step, micro)
+            found.append([dropout.key.clone() for _, dropout in random_modules(model)])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert [[tuple(key.tolist()) for key in keys] for keys in found] == [expected for _, *expected in FIRST_KEYS]

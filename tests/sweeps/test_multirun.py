@@ -53,14 +53,14 @@ def test_a_crash_is_logged_in_its_own_folder(cli, tmp_path: Path, monkeypatch: p
     """The traceback of an unexpected error stands in the run's own log."""
     from dlrun.trainer import Trainer
 
-    original = Trainer._validate
+    original = Trainer.fit
 
     def broken(self: Trainer) -> None:
         if self.seed == 1:
             raise RuntimeError("the disk is on fire")
         original(self)
 
-    monkeypatch.setattr(Trainer, "_validate", broken)
+    monkeypatch.setattr(Trainer, "fit", broken)
     assert cli(*QUICK, "seed=0,1,2", "hydra.sweep.dir=sweep", "-m").rc == 4
     assert [results(tmp_path / "sweep" / str(i))["status"] for i in range(3)] == ["finished", "failed", "finished"]
     log = (tmp_path / "sweep" / "1" / "dlrun.log").read_text()

@@ -11,9 +11,10 @@ from dlrun.losses._build import build_loss
 from dlrun.registry import ConfigError
 from dlrun.settings import config_dir, options
 from dlrun.spec import Batch, DataSpec, TargetSpec
+from dlrun.streams import Stream
 from dlrun.tasks import TASKS
 
-KEY = (1, 2)
+STREAM = Stream(0, "task")
 
 
 def data_spec(shape, target, mean, std):
@@ -54,7 +55,7 @@ def test_supervised_step():
     task, model = build("supervised", IMAGES), nn.Sequential(nn.Flatten(), nn.Linear(18, 4))
     batch = Batch(torch.randn(8, 2, 3, 3), torch.randint(4, (8,)), torch.arange(8))
     task.check_model(model)
-    result = task(model, batch, KEY)
+    result = task(model, batch, STREAM)
     assert task.target() is IMAGES.target
     torch.testing.assert_close(result.outputs, model(batch.inputs))
     torch.testing.assert_close(result.loss, nn.functional.cross_entropy(result.outputs, batch.targets))
@@ -100,7 +101,7 @@ def test_reconstruction_of_images(loss):
     mean, std = (torch.tensor(v).view(2, 1, 1) for v in (IMAGES.mean, IMAGES.std))
     batch = Batch((pixels - mean) / std, torch.zeros(8, dtype=torch.long), torch.arange(8))
     task.check_model(model)
-    result = task(model, batch, KEY)
+    result = task(model, batch, STREAM)
     assert (task.target().kind, task.target().size, task.loss.num_outputs) == ("unit", 18, 18)
     torch.testing.assert_close(result.targets, pixels.flatten(1))
     assert result.outputs.shape == (8, 18)
@@ -120,7 +121,7 @@ def test_pixels_stay_in_the_unit_interval():
 def test_reconstruction_of_vectors():
     """Vectors are predicted as the network sees them, and data without targets will do."""
     task, inputs = build("reconstruction", VECTORS), torch.randn(8, 5)
-    result = task(Coder(5), Batch(inputs, torch.zeros(8, 0), torch.arange(8)), KEY)
+    result = task(Coder(5), Batch(inputs, torch.zeros(8, 0), torch.arange(8)), STREAM)
     assert (task.target().kind, task.target().size, task.loss.name) == ("real", 5, "l2")
     assert (task.target().mean, task.target().std) == (VECTORS.mean, VECTORS.std)  # rmse is in original units
     assert torch.equal(result.targets, inputs)
@@ -142,7 +143,7 @@ def test_tasks_hold_no_state(name):
     if name == "supervised":
         model = nn.Sequential(nn.Flatten(), nn.Linear(18, 4))
     batch = Batch(torch.randn(8, 2, 3, 3), torch.randint(4, (8,)), torch.arange(8))
-    assert torch.equal(task(model, batch, KEY).loss, task(model, batch, KEY).loss)
+    assert torch.equal(task(model, batch, STREAM).loss, task(model, batch, STREAM).loss)
 
 
 @pytest.mark.parametrize("option", options("task"))

@@ -15,8 +15,12 @@ def load_trained(config: dict[str, Any], folder: Path) -> Parts:
     if config["run"] is None:
         raise ConfigError(f"run: {config['action']['name']} needs the folder of a run; give run=<folder>")
     check(config)
-    path = folder / rundir.BEST
-    state = checkpoint.load(path if path.is_file() else folder / rundir.LAST, "run")
+    best = folder / rundir.BEST
+    state = checkpoint.load(best, "run") if best.is_file() else checkpoint.load_last(folder / rundir.LAST, "run")
+    if state is None:
+        raise ConfigError(f"run: no checkpoint in {best.parent}: nothing was trained; go on with it by resume={folder}")
+    if "data" not in state:
+        raise ConfigError(f"run: the checkpoint in {best.parent} is damaged (it has no 'data')")
     parts = build_parts(config, state["data"])
     checkpoint.load_weights(parts.model, state)
     parts.model.eval()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dlrun import rundir
 from dlrun.actions import ACTIONS
 from dlrun.actions._base import Action
 from dlrun.actions._trained import load_trained
@@ -19,6 +18,7 @@ from dlrun.device import autocast
 from dlrun.losses._base import original_units
 from dlrun.registry import ConfigError
 from dlrun.spec import CLASS_KINDS
+from dlrun.streams import Stream
 
 
 @ACTIONS.register("predict")
@@ -39,25 +39,18 @@ class Predict(Action):
 
     def __call__(self, config: dict[str, Any], folder: Path) -> float | None:
         output = Path(self.output) if self.output else folder / "predictions.csv"
+        if output.is_dir():
+            raise ConfigError(f"action.output: {output} is a folder; expected a file")
         if not output.parent.is_dir():
             raise ConfigError(f"action.output: the folder {output.parent} does not exist")
         parts = load_trained(config, folder)
-        temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow([_safe(name) for name in self._header(parts)])
-                count = 0
-                for row in self._rows(parts, config):
-                    writer.writerow([_safe(value) for value in row])
-                    count += 1
-            os.replace(temporary, output)
-        except OSError as error:
-            raise ConfigError(f"action.output: cannot write {output} ({error.strerror})") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        count = rundir.write_csv(output, self._table(parts, config), key="action.output") - 1
         print(f"{count} predictions written to {output}")
         return None
+
+    def _table(self, parts: Parts, config: dict[str, Any]) -> Iterator[list[Any]]:
+        yield self._header(parts)
+        yield from self._rows(parts, config)
 
     def _header(self, parts: Parts) -> list[str]:
         target = parts.task.target()
@@ -98,7 +91,7 @@ class Predict(Action):
     def _batches(self, parts: Parts) -> Iterator[tuple[Tensor, Tensor | None]]:
         if self.input is None:
             for batch in parts.data.split(self.split):
-                result = parts.task(parts.model, batch, (0, 0))
+                result = parts.task(parts.model, batch, Stream(0, "task"))
                 yield batch.inputs, result.targets
             return
         path = Path(self.input)
@@ -135,20 +128,3 @@ def _decode(parts: Parts, outputs: Tensor, targets: Tensor | None) -> Iterator[l
 def _class_index(values: Tensor, kind: str) -> Tensor:
     values = values.reshape(len(values))
     return (values > 0).long() if kind in ("binary", "sign") else values.long()
-
-
-def _safe(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula is quoted; numbers pass."""
-    return (
-        f"'{value}"
-        if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") and not _number(value)
-        else value
-    )
-
-
-def _number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -12,6 +12,7 @@ from dlrun.actions._base import Action
 from dlrun.actions._trained import load_trained
 from dlrun.device import autocast
 from dlrun.metrics._collection import MetricCollection
+from dlrun.streams import Stream
 
 
 @ACTIONS.register("test")
@@ -35,7 +36,7 @@ class Test(Action):
         total, count = 0.0, 0
         with torch.inference_mode(), autocast(config["trainer"]["precision"], parts.device):
             for batch in parts.data.split(self.split):
-                result = parts.task(parts.model, batch, (0, 0))
+                result = parts.task(parts.model, batch, Stream(0, "task"))
                 metrics.update(result.outputs.float(), result.targets)
                 total, count = total + float(result.loss) * len(batch.indices), count + len(batch.indices)
         table = Table(title=escape(f"{folder} on {self.split} ({count} samples)"), title_justify="left")

@@ -8,6 +8,8 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,28 +44,31 @@ def train(config: dict[str, Any], folder: Path, observers: Sequence[Callback] = 
     called like the configured callbacks. Returns the best monitored value."""
     resumed = config["resume"] is not None
     if resumed and (done := _finished(folder)):
-        print(f"{folder} is finished ({done['status']}): nothing to do")
-        return (done.get("best") or {}).get("value")
+        return done["best"].get("value")
     check(config)
-    if not resumed:
-        rundir.refuse_used(folder)
-    with rundir.lock(folder), _log_file(folder):
-        trainer = build_trainer(config, folder)
-        trainer.callbacks += observers
-        if resumed and (state := checkpoint.load_last(folder / rundir.LAST, "resume", trainer.run.device)):
-            trainer.load_state_dict(state)
-        rundir.write_config(folder, resolved(config, trainer))
-        run = trainer.run
-        about = provenance.describe(run.device, config["seed"], run.spec.split_hashes)
-        rundir.write_json(folder / ("resumed.json" if (folder / "run.json").exists() else "run.json"), about)
-        log.info(
-            "%s on %s, seed %d: %s",
-            "resumed" if resumed else "started",
-            about["device"],
-            config["seed"],
-            about["command"],
-        )
-        return fit_and_test(trainer)
+    with rundir.lock(folder, "resume" if resumed else "hydra.run.dir"):
+        if not resumed:
+            rundir.refuse_used(folder)
+        elif done := _finished(folder):  # by a process that held the lock until now
+            return done["best"].get("value")
+        with _log_file(folder):
+            return fit_and_test(_prepared(config, folder, observers))
+
+
+def _prepared(config: dict[str, Any], folder: Path, observers: Sequence[Callback]) -> Trainer:
+    """The trainer at the step where the run stands, its configuration and origin written down."""
+    trainer = build_trainer(config, folder)
+    trainer.callbacks += observers
+    state = checkpoint.load_last(folder / rundir.LAST, "resume", trainer.run.device) if config["resume"] else None
+    if state is not None:
+        trainer.load_state_dict(state)
+    trainer.run.config = resolved(config, trainer)  # as a resume reads it: TensorBoard shows it at the end
+    rundir.write_config(folder, trainer.run.config)
+    about = provenance.describe(trainer.run.device, config["seed"], trainer.run.spec.split_hashes)
+    rundir.write_json(folder / ("resumed.json" if (folder / "run.json").exists() else "run.json"), about)
+    what = "resumed" if config["resume"] else "started"
+    log.info("%s on %s, seed %d: %s", what, about["device"], config["seed"], about["command"])
+    return trainer
 
 
 def fit_and_test(trainer: Trainer) -> float | None:
@@ -94,17 +99,23 @@ def fit_and_test(trainer: Trainer) -> float | None:
 
 
 def _close(trainer: Trainer, results: dict[str, Any]) -> None:
-    """Ends the callbacks and writes results.json. What fails in it (a full disk, say) is raised, unless it follows from the
-    error that ended the run."""
-    run, earlier = trainer.run, sys.exc_info()[1]
+    """Ends every callback and then writes results.json. The first thing that fails in it (a full disk, say) is raised, unless
+    an error ended the run before."""
+    run, first = trainer.run, sys.exc_info()[1]
+    raised: Exception | None = None
+    ends = [partial(callback.on_run_end, run, results) for callback in trainer.callbacks]
     try:
-        for callback in trainer.callbacks:
-            callback.on_run_end(run, results)
-        rundir.write_json(run.folder / rundir.RESULTS, results)
-    except Exception as error:
-        if earlier is None:
-            raise
-        log.warning("%s is not complete: %s", run.folder, error)
+        for end in (*ends, partial(rundir.write_json, run.folder / rundir.RESULTS, results)):
+            try:
+                end()
+            except Exception as error:
+                if first or raised:
+                    log.warning("%s is not complete: %s", run.folder, error)
+                else:
+                    raised = error
+                    results.update(status="failed", message=f"{type(error).__name__}: {error}")
+        if raised:
+            raise raised
     finally:
         run.data.close()
 
@@ -151,8 +162,24 @@ def _json(metrics: dict[str, float]) -> dict[str, float | None]:
 
 
 def _finished(folder: Path) -> dict[str, Any] | None:
+    """The results of a run that has nothing left to do, which is said."""
     results = rundir.read_results(folder)
-    return results if results and results.get("status") == "finished" else None
+    if not results or results.get("status") != "finished":
+        return None
+    print(f"{folder} is finished: nothing to do")
+    return {**results, "best": results.get("best") or {}}
+
+
+class _LogFile(logging.FileHandler):
+    """A log that ends no run and shows no traceback when it cannot be written: the next checkpoint tells of a full disk."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
 
 
 class _log_file:
@@ -162,7 +189,7 @@ class _log_file:
         self.path = folder / "dlrun.log"
 
     def __enter__(self) -> None:
-        file, terminal = logging.FileHandler(self.path), logging.StreamHandler()
+        file, terminal = _LogFile(self.path), logging.StreamHandler()
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         terminal.setFormatter(logging.Formatter("dlrun: warning: %(message)s"))
         terminal.setLevel(logging.WARNING)

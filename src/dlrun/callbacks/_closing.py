@@ -44,7 +44,7 @@ def what_next(run: Run, status: str) -> list[str]:
     if status == "finished":
         lines["test again"] = f"{command('dlrun')} action=test run={folder}"
         lines["predict"] = f"{command('dlrun')} action=predict run={folder}"
-    elif status in ("interrupted", "failed"):
+    elif status == "failed":  # how to go on after an interruption is said by the command line, of a sweep as a whole
         lines["go on"] = f"{command('dlrun')} resume={folder}"
     return [f"{what + ':':<12} {command}" for what, command in lines.items()]
 

@@ -13,6 +13,7 @@ from dlrun.callbacks._confusion import confusion_picture
 from dlrun.callbacks._observe import DECIDED_KINDS, find_mistakes, observing, unwrapped
 from dlrun.callbacks._pictures import filters, for_display, grid
 from dlrun.spec import Batch
+from dlrun.streams import Stream
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -61,7 +62,7 @@ def reconstructions(run: Run, samples: Batch, count: int) -> Image.Image:
     """Inputs above, their reconstructions below."""
     batch = Batch(*(tensor[:count] for tensor in samples))
     with observing(run):
-        predicted = run.loss.predict(run.task(run.model, batch, (0, 0)).outputs)
+        predicted = run.loss.predict(run.task(run.model, batch, Stream(0, "task")).outputs)
     shown = for_display(batch.inputs, run.spec.mean, run.spec.std)
     decoded = predicted.float().cpu().clamp(0, 1).view(shown.shape)
     return grid(torch.cat([shown, decoded]), columns=len(shown))

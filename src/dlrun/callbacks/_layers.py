@@ -13,6 +13,7 @@ from dlrun.callbacks._histograms import Histogram, histogram
 from dlrun.callbacks._observe import observing, unwrapped
 from dlrun.regularization._base import weights
 from dlrun.spec import Batch
+from dlrun.streams import Stream
 
 LAYER_TYPES = (nn.Linear, nn.modules.conv._ConvNd)
 
@@ -49,7 +50,7 @@ def weights_and_activations(run: Run, samples: Batch) -> LayerViews:
 
     model = unwrapped(run.model)  # a compiled model would be compiled again for its hooks
     with observing(run), observed_layers(model, observe):
-        run.task(model, samples, (0, 0))
+        run.task(model, samples, Stream(0, "task"))
     return LayerViews({tag: h for tag, h in found.items() if h is not None}, saturation)
 
 

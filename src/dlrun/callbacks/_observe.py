@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dlrun.callbacks._base import Run
 from dlrun.device import autocast
 from dlrun.spec import Batch
+from dlrun.streams import Stream
 
 DECIDED_KINDS = ("class", "binary", "sign")
 """Target kinds where a sample belongs to one class: those with a confusion matrix."""
@@ -70,7 +71,7 @@ def find_mistakes(run: Run, count: int) -> Mistakes:
     found = Mistakes(torch.zeros(classes, classes, dtype=torch.int64, device=run.device))
     with observing(run):
         for batch in validation(run):
-            result = run.task(run.model, batch, (0, 0))
+            result = run.task(run.model, batch, Stream(0, "task"))
             true, predicted = _class_index(result.targets), _class_index(run.loss.predict(result.outputs))
             found.confusion += torch.bincount(true * classes + predicted, minlength=classes**2).view(classes, classes)
             if len(found.inputs) < count:

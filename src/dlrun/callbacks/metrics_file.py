@@ -9,7 +9,9 @@ from typing import Any
 
 from dlrun.callbacks import CALLBACKS
 from dlrun.callbacks._base import Callback, Run
-from dlrun.callbacks._files import GrowingFile
+from dlrun.callbacks._files import GrowingFile, continued
+
+NAME = "metrics.jsonl"
 
 
 @CALLBACKS.register("metrics_file")
@@ -26,9 +28,8 @@ class MetricsFile(Callback):
         self._length: int | None = None
 
     def on_fit_start(self, run: Run) -> None:
-        path = run.folder / "metrics.jsonl"
-        kept = self._length is not None and GrowingFile.holds(path, self._length)
-        self._file = GrowingFile(path, self._length if kept else None)
+        length = None if self._length is None else continued(run.folder / NAME, self._length, _whole_lines)
+        self._file = GrowingFile(run.folder, NAME, length)
 
     def on_evaluation(self, run: Run, split: str, metrics: Mapping[str, float]) -> None:
         if self._file is None:
@@ -52,3 +53,7 @@ class MetricsFile(Callback):
 
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
+
+
+def _whole_lines(content: bytes) -> int:
+    return content.rfind(b"\n") + 1

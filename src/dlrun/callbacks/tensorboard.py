@@ -16,6 +16,7 @@ from dlrun.callbacks._gallery import at_the_start, of_training
 from dlrun.callbacks._layers import LayerViews, gradients, weights_and_activations
 from dlrun.callbacks._observe import observing, validation
 from dlrun.callbacks._summaries import epoch_tag, final_tag, hyperparameters, model_graph, shared_charts
+from dlrun.registry import ConfigError
 from dlrun.spec import Batch, StepResult
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class TensorBoard(Callback):
         return self._writer
 
     def on_fit_start(self, run: Run) -> None:
-        self._writer = EventWriter(run.folder / "tensorboard", self._saved)
+        self._writer = EventWriter(run.folder, self._saved)
         if run.step > 0:  # the resumed file has what follows
             return
         if self.images_every_epochs:
@@ -121,10 +122,15 @@ class TensorBoard(Callback):
             for name, value in metrics.items()
             if value is not None
         }
-        self.writer.scalars(final, run.step)
-        self.writer.values(hyperparameters(run.config, final, results.get("status") == "finished"), run.step)
-        self.writer.close()
-        self._writer = None
+        writer, self._writer = self.writer, None
+        try:
+            writer.scalars(final, run.step)
+            writer.values(hyperparameters(run.config, final, results.get("status") == "finished"), run.step)
+            writer.close()
+        except ConfigError as error:
+            if results.get("status") == "finished":
+                raise
+            log.warning("%s", error)  # what ended the run is what is to be told
 
     def state_dict(self) -> dict[str, Any]:
         if self._writer is None:

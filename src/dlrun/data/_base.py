@@ -49,6 +49,10 @@ class Source:
         """The published test set (sealed: called once, after training). Only where `published_split`."""
         raise NotImplementedError
 
+    def check_test(self) -> None:
+        """Raises ConfigError if the published test set is damaged: called before a new run trains, so that hours later is not
+        the first time to hear of it. Nothing that it holds is kept."""
+
     def fixed_split(self) -> tuple[Tensor, Tensor] | None:
         """(training and validation, test) row indices where the data set prescribes them (`uci`), else None."""
         return None

@@ -60,6 +60,8 @@ def fit_column(name: str, cells: Cells, categorical: bool | None, indicator: boo
             f"or the column to data.categorical"
         )
     if not (bool(words) if categorical is None else categorical):
+        if len({number(cell) for cell in given}) == 1 and len(given) == len(cells) > 1:
+            _log.warning("%s: column '%s' is '%s' in every row and tells nothing", where, name, given[0])
         return Column(name, None, indicator and len(given) < len(cells))
     levels = sort_levels(set(given)) + [""] * (len(given) < len(cells))
     if len(levels) > max(20, len(given) // 2):
@@ -85,14 +87,15 @@ def sort_levels(levels: set[str]) -> list[str]:
 
 
 def guess_kind(columns: Sequence[Cells]) -> TargetKind:
-    """One column: text is class; 0/1 binary; -1/1 sign; whole numbers counting from 0 or 1, at most 10 values, class;
+    """One column: text is class (real where nearly all cells are numbers: the text is then a mistake, and refused as such);
+    0/1 binary; -1/1 sign; whole numbers counting from 0 or 1, at most 10 values, class;
     other numbers real. Several: multi_hot if all are 0/1, else real."""
     found = [{value for cell in cells if (value := number(cell or "")) is not None} for cells in columns]
     if len(columns) > 1:
         return "multi_hot" if all(values <= {0, 1} for values in found) else "real"
     values = found[0]
-    if any(number(cell or "") is None for cell in columns[0]):
-        return "class"
+    if words := sum(number(cell or "") is None for cell in columns[0]):
+        return "class" if words * 10 > len(columns[0]) else "real"
     if values in ({0.0, 1.0}, {-1.0, 1.0}):
         return "binary" if 0.0 in values else "sign"
     counting = [set(range(first, first + len(values))) for first in (0, 1)]
@@ -116,6 +119,9 @@ def encode_targets(
             f"{where}: column '{names[column]}', line {lines[row]}: '{columns[column][row]}'; "
             f"a {kind} target must be {allowed[kind][0]}"
         )
+    for name, column in zip(names, values.T, strict=True):
+        if kind != "multi_hot" and len(column) > 1 and column.min() == column.max():
+            _log.warning("%s: target '%s' is %g in every row", where, name, float(column[0]))
     return values, TargetSpec(kind, len(names), names)
 
 
@@ -131,8 +137,16 @@ def _encode_labels(
     if len(levels) < 2 or (kind != "class" and len(levels) > 2):
         listed = ", ".join(levels[:10])
         raise ConfigError(
-            f"{where}: target '{names[0]}' has {len(levels)} levels ({listed}); {kind} needs "
+            f"{where}: target '{names[0]}' has {len(levels)} level{'s' * (len(levels) > 1)} ({listed}); {kind} needs "
             f"{'at least 2' if kind == 'class' else '2'}"
+        )
+    if len(levels) > max(20, len(cells) // 2):
+        _log.warning(
+            "%s: target '%s' has %d classes in %d rows; a number? data.kind=real",
+            where,
+            names[0],
+            len(levels),
+            len(cells),
         )
     codes = torch.tensor([levels.index(cell) for cell in cells])
     if kind == "class":

@@ -44,8 +44,11 @@ class Description:
     @classmethod
     def restore(cls, state: Mapping[str, Any]) -> Description:
         """From what `state_dict` gave, also after a trip through JSON, which makes lists of tuples."""
-        spec = _tuples(state["spec"])
-        return cls(DataSpec(**{**spec, "target": TargetSpec(**_tuples(spec["target"]))}), tuple(state["fill"]))
+        try:
+            spec = _tuples(state["spec"])
+            return cls(DataSpec(**{**spec, "target": TargetSpec(**_tuples(spec["target"]))}), tuple(state["fill"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"data: the checkpoint's description of the data is damaged ({error!r})") from None
 
 
 def describe(train: Samples, target: TargetSpec, feature_names: tuple[str, ...], normalize: str) -> Description:

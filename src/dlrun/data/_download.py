@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import http.client
 import os
@@ -36,25 +37,50 @@ def fetch(wanted: RemoteFile, folder: Path, needed: Sequence[RemoteFile]) -> Pat
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
-            if target.exists():  # another process was quicker
-                return target
-            problems = []
-            for url in wanted.urls:
-                problem = _download(url, target, wanted.md5)
-                if problem is None:
-                    return target
-                problems.append(f"{url}: {problem}")
+        with locked(folder) as alone:
+            if alone:
+                _remove_parts(target)
+            problems = _try_all(wanted, target)
     except OSError as error:
         problems = [reason(error)]
-    for path in new:  # empty, and no use to anyone
-        with contextlib.suppress(OSError):
-            path.rmdir()
+    except BaseException:  # Ctrl-C, SIGTERM
+        _remove_empty(new)
+        raise
+    if problems is None:
+        return target
+    _remove_empty(new)
     listing = ", ".join(f"{file.name} (md5 {file.md5})" for file in needed)
     raise ConfigError(
         f"data.root: {wanted.name} is missing and cannot be downloaded ({'; '.join(problems)}); "
         f"put into {folder}: {listing}"
     )
+
+
+def _try_all(wanted: RemoteFile, target: Path) -> list[str] | None:
+    """Downloads from the first address that works, unless the file is there; what went wrong, or None."""
+    problems = []
+    if target.exists():  # another process was quicker
+        return None
+    for url in wanted.urls:
+        problem = _download(url, target, wanted.md5)
+        if problem is None:
+            return None
+        problems.append(f"{url}: {problem}")
+    return problems
+
+
+def _remove_parts(target: Path) -> None:
+    """Removes what downloads of killed processes have left; with the folder locked there are no others."""
+    for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Removes folders that were made for nothing, deepest first."""
+    for path in folders:
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
 
 def _download(url: str, target: Path, md5: str) -> str | None:
@@ -99,20 +125,25 @@ def _with_progress(answer: http.client.HTTPResponse, expected: int, name: str) -
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds an exclusive lock on a folder, which the system lets go when the process dies.
+def locked(folder: Path) -> Iterator[bool]:
+    """Holds an exclusive lock on a folder, which the system lets go when the process dies; gives whether there is one.
 
-    Without `fcntl` (Windows) there is none: downloads may then repeat each other, but files still appear whole.
+    Without `fcntl` (Windows), or on a file system without locks, there is none: downloads may then repeat each other, but
+    files still appear whole.
     """
     try:
         import fcntl
     except ImportError:
-        yield
+        yield False
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            alone = True
+        except OSError:
+            alone = False
+        yield alone
     finally:
         os.close(handle)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import torch
@@ -11,11 +12,21 @@ from torch import Tensor
 from dlrun.registry import ConfigError
 
 
+def expand(given: str, key: str) -> Path:
+    """A path as the user gave it, `~` replaced. Raises ConfigError blaming `key` for an empty one or an unknown home."""
+    if not given.strip() or "\0" in given:
+        raise ConfigError(f"{key}: got {given!r}; expected a path")
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:  # no such user, or neither HOME nor an entry of this user
+        raise ConfigError(f"{key}: the home folder in '{given}' is unknown; write the whole path") from None
+
+
 def find_path(given: str, root: Path, key: str) -> Path:
     """`given` from the current folder, else below the data root. Raises ConfigError naming both places."""
-    path = Path(given).expanduser()
+    path = expand(given, key)
     for place in (path, root / path):
-        if place.exists():
+        if os.path.exists(place):  # Path.exists raises for a name that is too long
             return place
     looked = [path.absolute()] if path.is_absolute() else [path.absolute(), root / path]
     raise ConfigError(f"{key}: no such file or folder: {' or '.join(str(p) for p in looked)}")
@@ -23,12 +34,18 @@ def find_path(given: str, root: Path, key: str) -> Path:
 
 def read_text(path: Path) -> str:
     """A text file (UTF-8, with or without byte order mark). Raises ConfigError naming the file."""
+    if path.exists() and not path.is_file():  # reading a pipe or a device may never end
+        raise ConfigError(f"{path}: is {'a folder' if path.is_dir() else 'a pipe or a device'}; expected a text file")
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start}); convert it first") from None
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ConfigError(f"{path}: line {line}: holds a NUL byte, so it is damaged or not UTF-8 text")
+    return text
 
 
 def number(cell: str) -> float | None:

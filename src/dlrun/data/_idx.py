@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import zlib
 from pathlib import Path
@@ -16,6 +17,7 @@ from dlrun.data._download import RemoteFile, fetch, reason
 from dlrun.registry import ConfigError
 from dlrun.spec import TargetSpec
 
+LOOK_AHEAD = 64 << 20
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
@@ -33,32 +35,40 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
 
     Layout: big-endian; the magic number 0x0800 + dimensions, each size as a 32-bit integer, then the bytes.
     """
-    raw = _read(path)
-    start = 4 + 4 * dimensions
-    magic = int.from_bytes(raw[:4], "big")
-    if len(raw) < start or magic != 0x0800 + dimensions:
-        raise ConfigError(f"{path}: not an IDX file of {dimensions}-dimensional bytes (magic number {magic:#010x})")
-    sizes = [int.from_bytes(raw[at : at + 4], "big") for at in range(4, start, 4)]
-    if len(raw) - start != math.prod(sizes) or 0 in sizes:
-        raise ConfigError(f"{path}: has {len(raw) - start} bytes of data, but its header says {sizes}")
-    return torch.frombuffer(raw, dtype=torch.uint8, offset=start).view(sizes)
+    return _read(path, dimensions)
 
 
-def check_whole(path: Path) -> None:
-    """Raises ConfigError unless the file can be read to its end: that of a test set is to be known before training. What it
-    holds is dropped."""
-    _read(path)
-
-
-def _read(path: Path) -> bytearray:
+def _read(path: Path, dimensions: int) -> Tensor:
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: is {'a folder' if path.is_dir() else 'a pipe or a device'}; expected an IDX file")
     try:
-        if path.suffix != ".gz":
-            return bytearray(path.read_bytes())
-        with gzip.open(path) as file:
-            return bytearray(file.read())
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return _parse(file, path, dimensions)
     except (EOFError, zlib.error, OSError) as error:
         advice = "; remove it to download it again" if path.exists() else ""
         raise ConfigError(f"{path}: truncated or unreadable ({reason(error)}){advice}") from None
+
+
+def _parse(file: io.BufferedIOBase, path: Path, dimensions: int) -> Tensor:
+    """Reads no more than one byte beyond what the header says, however much a small compressed file would unpack to."""
+    head = file.read(4 + 4 * dimensions)
+    magic = int.from_bytes(head[:4], "big")
+    if len(head) < 4 + 4 * dimensions or magic != 0x0800 + dimensions:
+        raise _misfit(file, f"{path}: not an IDX file of {dimensions}-dimensional bytes (magic number {magic:#010x})")
+    sizes = [int.from_bytes(head[at : at + 4], "big") for at in range(4, len(head), 4)]
+    raw, wanted = bytearray(), math.prod(sizes)
+    while chunk := file.read(min(1 << 20, wanted + 1 - len(raw))):
+        raw += chunk
+    if len(raw) != wanted or not wanted:
+        found = f"more than {wanted}" if len(raw) > wanted else len(raw)
+        raise _misfit(file, f"{path}: has {found} bytes of data, but its header says {sizes}")
+    return torch.frombuffer(raw, dtype=torch.uint8).view(sizes)
+
+
+def _misfit(file: io.BufferedIOBase, message: str) -> ConfigError:
+    """The error of a file with an unfit header or length. Reading on raises that of damaged compressed bytes instead."""
+    file.read(LOOK_AHEAD)
+    return ConfigError(message)
 
 
 class IdxSource(Source):
@@ -76,8 +86,7 @@ class IdxSource(Source):
         self.root = root
 
     def train(self) -> tuple[Samples, TargetSpec]:
-        for name in FILES[2:]:
-            check_whole(self._find(name))
+        self._check(*(self._find(name) for name in FILES[2:]))
         return self._samples("train"), TargetSpec("class", len(self.class_names), self.class_names)
 
     def test(self) -> Samples:
@@ -86,20 +95,32 @@ class IdxSource(Source):
     def read_inputs(self, path: Path) -> Tensor:
         """(N, 1, 28, 28) uint8 from an IDX file of images, compressed or not."""
         images = read_idx(path, 3)
-        if images.shape[1:] != (self.side, self.side):
-            raise ConfigError(
-                f"{path}: images are {images.shape[1]}x{images.shape[2]}; expected {self.side}x{self.side}"
-            )
+        self._check_side(images, path)
         return images.unsqueeze(1)
 
     def _samples(self, part: str) -> Samples:
         images_file, labels_file = (self._find(name) for name in FILES if name.startswith(part))
         images, labels = self.read_inputs(images_file), read_idx(labels_file, 1)
+        self._check_pair(images, labels, images_file, labels_file)
+        return Samples(images, labels.long())
+
+    def _check(self, images_file: Path, labels_file: Path) -> None:
+        """Raises ConfigError for damaged test files, which is to be known before training; what they hold is dropped."""
+        images, labels = (_read(file, axes) for file, axes in ((images_file, 3), (labels_file, 1)))
+        self._check_side(images, images_file)
+        self._check_pair(images, labels, images_file, labels_file)
+
+    def _check_side(self, images: Tensor, path: Path) -> None:
+        if images.shape[1:] != (self.side, self.side):
+            raise ConfigError(
+                f"{path}: images are {images.shape[1]}x{images.shape[2]}; expected {self.side}x{self.side}"
+            )
+
+    def _check_pair(self, images: Tensor, labels: Tensor, images_file: Path, labels_file: Path) -> None:
         if len(images) != len(labels):
             raise ConfigError(f"{labels_file}: {len(labels)} labels for {len(images)} images of {images_file.name}")
         if int(labels.max()) >= len(self.class_names):
             raise ConfigError(f"{labels_file}: label {int(labels.max())}; allowed: 0 to {len(self.class_names) - 1}")
-        return Samples(images, labels.long())
 
     def _find(self, name: str) -> Path:
         """The file below the root, compressed or not; downloaded if it is nowhere."""

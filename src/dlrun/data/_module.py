@@ -9,6 +9,7 @@ for batch in data.split("test"): ...         # the first time, this opens the se
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from dlrun.data import DATASETS
 from dlrun.data._augmentation import build_augmentations, check_augmentations
 from dlrun.data._base import Source
 from dlrun.data._describe import Description
+from dlrun.data._files import expand
 from dlrun.data._settings import DataSettings
 from dlrun.data._statistics import Normalizer
 from dlrun.data._store import SplitStore
@@ -52,9 +54,22 @@ def build_data(
     """
     check_data(node)
     settings: DataSettings = DATASETS.build_common(node)
-    root = Path(settings.root).expanduser() if settings.root else data_root()
-    source: Source = DATASETS.build(node, root=root, seed=settings.split_seed)
+    context: dict[str, Any] = {"seed": settings.split_seed}
+    if (
+        "root" in inspect.signature(DATASETS.get(node["name"])).parameters
+    ):  # a generated set needs no folder, nor a home folder to find it in
+        context["root"] = _root(settings.root)
+    source: Source = DATASETS.build(node, **context)
     return DataModule(source, settings, seed=seed, device=device, state=state)
+
+
+def _root(given: str | None) -> Path:
+    if given is not None:
+        return expand(given, "data.root")
+    try:
+        return data_root()
+    except RuntimeError:
+        raise ConfigError("data.root: the home folder is unknown; set data.root or DLRUN_DATA_DIR") from None
 
 
 class DataModule:
@@ -118,14 +133,22 @@ class DataModule:
             raise ConfigError(f"data: inputs of shape {got} do not fit; expected {expected}")
         return self._normalizer(inputs.to(self.device))
 
+    def source_rows(self, name: SplitName, samples: list[int]) -> list[int]:
+        """Which rows of the source (counted from 0, in the order of its files) the samples of a split are."""
+        return self._store.source_rows(name, samples)
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, so that inputs are treated as in this run: plain containers."""
         return {**self._store.description.state_dict(), "source": self.source.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave. Data already read under another state are read again when next needed."""
-        self.source.load_state_dict(dict(state["source"]))
-        self._store.restore(Description.restore(state))
+        description = Description.restore(state)
+        try:
+            self.source.load_state_dict(dict(state["source"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"data: the checkpoint's description of the data is damaged ({error!r})") from None
+        self._store.restore(description)
         self._normalizer = self._make_normalizer()
 
     def close(self) -> None:
@@ -146,7 +169,6 @@ class DataModule:
 
     def _keys(self, epoch: int, start: int) -> Tensor:
         """Keys of all remaining steps of an epoch, int32 (steps, augmentations, 2): one transfer to the device."""
-        names = [f"augmentation/{name}" for name, _ in self._augmentations]
         steps = range(epoch * self.steps_per_epoch + start, (epoch + 1) * self.steps_per_epoch)
-        words = [[streams.key(self.seed, name, step) for name in names] for step in steps]
-        return torch.tensor(words, dtype=torch.int32).to(self.device)
+        keys = [streams.keys(self.seed, f"augmentation/{name}", steps) for name, _ in self._augmentations]
+        return torch.stack(keys, 1).to(self.device)

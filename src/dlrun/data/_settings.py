@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,4 +42,4 @@ class DataSettings:
     normalize: Literal["standardize", "unit"] = "standardize"
     augmentation: Mapping[str, Mapping[str, Any] | None] | None = None
     loader: Literal["auto", "resident", "streaming"] = "auto"
-    workers: Annotated[int, Ge(0)] = 2
+    workers: Annotated[int, Ge(0), Le(256)] = 2

@@ -13,7 +13,7 @@ from dlrun.data._resident import ResidentSplit, decoded, is_resident
 from dlrun.data._settings import DataSettings
 from dlrun.data._split import limit_rows, rows_hash, split_rows, strata_of
 from dlrun.data._statistics import Normalizer, standardize_targets
-from dlrun.data._streaming import StreamingSplit
+from dlrun.data._streaming import StreamingSplit, check_files
 
 Split = ResidentSplit | StreamingSplit
 
@@ -32,6 +32,7 @@ class SplitStore:
         self._description: Description | None = None
         self._waiting: dict[str, Samples] | None = None  # read, but not yet asked for; None: nothing has been read
         self._open: dict[str, Split] = {}
+        self._rows: dict[str, Tensor] = {}
 
     @property
     def description(self) -> Description:
@@ -57,6 +58,10 @@ class SplitStore:
             self._open[name] = self._place(self._waiting.pop(name) if name in self._waiting else self._read_test())
         return self._open[name]
 
+    def source_rows(self, name: str, samples: list[int]) -> list[int]:
+        """Which rows of the source (counted from 0, in the order of its files) the samples of a split are."""
+        return self._rows[name][samples].tolist()
+
     def close(self) -> None:
         """Frees the data and ends worker processes; what is asked for later is read again."""
         for split in self._open.values():
@@ -71,6 +76,10 @@ class SplitStore:
         if is_resident(parts["train"], self.settings.loader, self.device):
             parts["train"] = decoded(parts["train"])  # files are read once, for the statistics and for training
         if self._description is None:
+            if published:
+                self.source.check_test()
+            for part in (parts["val"], parts.get("test")):
+                check_files(part)
             self._description = describe(parts["train"], target, self.source.feature_names, self.settings.normalize)
         self._record(rows)
         self._waiting = parts
@@ -85,6 +94,7 @@ class SplitStore:
         return take(samples, rows)
 
     def _record(self, rows: dict[str, Tensor]) -> None:
+        self._rows |= rows
         hashes = {name: rows_hash(index) for name, index in rows.items()}
         known = self.description.spec.split_hashes
         for name in hashes:

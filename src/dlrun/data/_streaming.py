@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
 from dlrun.data._base import Samples
 from dlrun.registry import ConfigError
+from dlrun.signals import NUMBERS
 
 RawBatch = tuple[Tensor, Tensor, Tensor]
 """Inputs as stored, targets, row numbers; all on the device."""
@@ -51,11 +54,14 @@ class StreamingSplit:
             yield inputs.to(self.device, non_blocking=True), self.targets.index_select(0, rows), rows
 
     def close(self) -> None:
-        """Ends the worker processes."""
+        """Ends the worker processes; at a second Ctrl-C without waiting for those in the middle of a read."""
         # by hand: an iterator kept alive by an exception's traceback ends its workers late, after a timeout of 5 s
-        if (iterator := getattr(self._loader, "_iterator", None)) is not None:
+        iterator, self._loader = getattr(self._loader, "_iterator", None), None
+        if iterator is None:
+            return
+        if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
             iterator._shutdown_workers()
-        self._loader = None
+        _kill(iterator)
 
     def _read(self, plan: list[list[int]]) -> Iterator[Tensor]:
         if self._busy:  # somebody looks at a batch in mid-epoch: workers serve one reader at a time
@@ -82,6 +88,17 @@ class StreamingSplit:
             worker_init_fn=_leave_signals_to_parent,
             generator=torch.Generator(),  # else each epoch would draw from the global generator
         )
+
+
+def _kill(iterator: Any) -> None:
+    """Ends those workers that are still there: they hold nothing, and they ignore a polite SIGTERM."""
+    iterator._shutdown = True
+    if iterator._worker_pids_set:  # else PyTorch raises an error for a worker that was killed
+        _remove_worker_pids(id(iterator))
+        iterator._worker_pids_set = False
+    for worker in iterator._workers:
+        worker.kill()
+        worker.join()
 
 
 class _Reader(Dataset[Tensor]):
@@ -112,9 +129,9 @@ def _as_is(batch: Any) -> Any:
 
 
 def _leave_signals_to_parent(worker: int) -> None:
-    """Ctrl-C reaches the whole process group, but the parent decides; its own handlers are not for workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """A signal often reaches the whole process group (Ctrl-C, a cluster's SIGTERM), but the parent decides."""
+    for number in NUMBERS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def decode_chunks(paths: Sequence[Path], decode: Callable[[Path], Tensor], size: int = 256) -> Iterator[Tensor]:
@@ -122,6 +139,14 @@ def decode_chunks(paths: Sequence[Path], decode: Callable[[Path], Tensor], size:
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for i in range(0, len(paths), size):
             yield torch.stack(list(pool.map(decode, paths[i : i + size])))
+
+
+def check_files(samples: Samples | None) -> None:
+    """Raises ConfigError for the first file that cannot be decoded: all are known to be sound before training."""
+    if samples is not None and not isinstance(samples.inputs, Tensor):
+        assert samples.decode is not None, "file paths need a decode function"
+        for _ in decode_chunks(samples.inputs, samples.decode):
+            pass
 
 
 def decode_all(paths: Sequence[Path], decode: Callable[[Path], Tensor]) -> Tensor:

@@ -42,7 +42,8 @@ def read_table(
 ) -> Table:
     """Reads a delimited text file. Raises ConfigError naming file and line for one that is not a table.
 
-    `header="auto"` takes the first line for a header when none of its cells is a number and no two are equal.
+    `header="auto"` takes the first line for a header when none of its cells is a number and no two are equal; two equal
+    ones above numbers are a header with a mistake.
     """
     text = read_text(path)
     mark = _delimiter(text) if delimiter == "auto" else delimiter
@@ -57,14 +58,26 @@ def read_table(
             )
     first = rows[0]
     if header == "auto":
-        header = len(rows) > 1 and len(set(first)) == len(first) and all(number(cell) is None for cell in first)
+        header = _is_header(rows, missing)
     names = (
         tuple(cell or str(i) for i, cell in enumerate(first)) if header else tuple(str(i) for i in range(len(first)))
     )
     if doubled := sorted({n for n in names if names.count(n) > 1}):
         raise ConfigError(f"{path}: column '{doubled[0]}' occurs {names.count(doubled[0])} times in the header")
     start = int(header)
+    if not rows[start:]:
+        raise ConfigError(f"{path}: holds a header but no rows")
     return Table(path, names, header, rows[start:], lines[start:], frozenset(missing))
+
+
+def _is_header(rows: list[list[str]], missing: Sequence[str]) -> bool:
+    """Whether the first line names the columns: words only, and no two equal unless numbers follow below."""
+    first = rows[0]
+    if any(number(cell) is not None for cell in first):
+        return False
+    if len(set(first)) == len(first):
+        return True
+    return len(rows) > 1 and not set(first) & set(missing) and any(number(cell) is not None for cell in rows[1])
 
 
 def column_index(ref: ColumnRef, names: Sequence[str], key: str) -> int:
@@ -74,7 +87,7 @@ def column_index(ref: ColumnRef, names: Sequence[str], key: str) -> int:
     if isinstance(ref, str) and ref in names:
         return list(names).index(ref)
     allowed = ", ".join(names) if len(names) <= 30 else f"{', '.join(names[:30])}, ... ({len(names)} columns)"
-    raise ConfigError(f"{key}: no column '{ref}'; columns: {allowed}{did_you_mean(str(ref), names)}")
+    raise ConfigError(f"{key}: no column {str(ref)!r}; columns: {allowed}{did_you_mean(str(ref), names)}")
 
 
 def _cells(text: str, delimiter: str, path: Path) -> tuple[list[list[str]], list[int]]:

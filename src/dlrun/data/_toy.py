@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from dlrun import streams
 from dlrun.data._base import Samples, Source
 from dlrun.data._files import read_matrix
+from dlrun.registry import ConfigError
 from dlrun.spec import TargetSpec
 
 Labels = Literal["binary", "sign"]
+SampleCount = Annotated[int, Ge(4), Le(10_000_000)]  # a generated set is made whole in memory before every run
 
 
 class ToySource(Source):
@@ -32,7 +35,12 @@ class ToySource(Source):
 
     def train(self) -> tuple[Samples, TargetSpec]:
         inputs, targets, spec = self.draw()
-        return Samples(inputs.float(), targets), spec
+        inputs = inputs.float()
+        if not (inputs.isfinite().all() and targets.isfinite().all()):  # NaN would pass for a missing value
+            raise ConfigError(
+                f"data: {type(self).__name__}'s settings give points that are not finite; choose smaller ones"
+            )
+        return Samples(inputs, targets), spec
 
     def read_inputs(self, path: Path) -> Tensor:
         """(N, D) from a text table of D numbers per line, with or without a header."""
@@ -44,6 +52,12 @@ class ToySource(Source):
     def sklearn_seed(self) -> int:
         """A seed for scikit-learn's generators, which take 32 bits."""
         return streams.seed_of(self.seed, f"data/{type(self).__name__}") % 2**32
+
+
+def check_classes(classes: int, samples: int) -> None:
+    """Raises ConfigError unless every class gets a sample."""
+    if classes > samples:
+        raise ConfigError(f"data.classes: got {classes}; at most data.samples, which is {samples}")
 
 
 def two_class(is_second: Tensor, labels: Labels) -> tuple[Tensor, TargetSpec]:

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from dlrun.data import DATASETS
-from dlrun.data._toy import ToySource
+from dlrun.data._toy import SampleCount, ToySource, check_classes
 from dlrun.spec import TargetSpec
 
 
@@ -32,11 +32,12 @@ class Blobs(ToySource):
         self,
         seed: int,
         *,
-        samples: Annotated[int, Ge(4)] = 2000,
+        samples: SampleCount = 2000,
         classes: Annotated[int, Ge(2)] = 4,
         std: Annotated[float, Gt(0)] = 0.5,
         radius: Annotated[float, Gt(0)] = 3.0,
     ) -> None:
+        check_classes(classes, samples)
         self.seed, self.samples, self.classes, self.std, self.radius = seed, samples, classes, std, radius
 
     def draw(self) -> tuple[Tensor, Tensor, TargetSpec]:

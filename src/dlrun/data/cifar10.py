@@ -69,17 +69,24 @@ class CIFAR10(Source):
     def test(self) -> Samples:
         return Samples(*self._batch("test_batch"))
 
+    def check_test(self) -> None:
+        self._verified("test_batch")
+
     def read_inputs(self, path: Path) -> Tensor:
         """(N, 3, 32, 32) uint8 from a batch file of the published form."""
         return _images(read_plain_pickle(path), path)
 
     def _batch(self, name: str) -> tuple[Tensor, Tensor]:
+        path = self._verified(name)
+        content = read_plain_pickle(path)
+        return _images(content, path), torch.tensor(content[b"labels"], dtype=torch.int64)
+
+    def _verified(self, name: str) -> Path:
         path = self._folder() / name
         if not path.is_file() or md5_of(path) != BATCHES[name]:
             problem = "does not have the published MD5" if path.exists() else "is missing"
             raise ConfigError(f"{path}: {problem} {BATCHES[name]}; remove the folder to unpack or download it again")
-        content = read_plain_pickle(path)
-        return _images(content, path), torch.tensor(content[b"labels"], dtype=torch.int64)
+        return path
 
     def _folder(self) -> Path:
         folder = self.root / FOLDER

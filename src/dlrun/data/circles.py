@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Lt
 from torch import Tensor
 
 from dlrun.data import DATASETS
-from dlrun.data._toy import ToySource, two_class
+from dlrun.data._toy import SampleCount, ToySource, two_class
 from dlrun.spec import TargetSpec
 
 
@@ -30,7 +30,7 @@ class Circles(ToySource):
         self,
         seed: int,
         *,
-        samples: Annotated[int, Ge(4)] = 2000,
+        samples: SampleCount = 2000,
         noise: Annotated[float, Ge(0)] = 0.05,
         factor: Annotated[float, Gt(0), Lt(1)] = 0.5,
     ) -> None:

@@ -71,6 +71,8 @@ class Csv(Source):
     def train(self) -> tuple[Samples, TargetSpec]:
         table = self._read(find_path(self.path, self.root, "data.path"), self.header)
         targets = [column_index(ref, table.names, "data.target") for ref in self.target]
+        if len(set(targets)) < len(targets) or not targets:
+            raise ConfigError(f"data.target: got {list(self.target)}; expected one column or several different ones")
         table = self._with_targets(table, targets)
         columns = self._fit(table, targets)
         cells = [table.column(i) for i in targets]

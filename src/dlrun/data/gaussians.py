@@ -10,7 +10,7 @@ from annotated_types import Gt, Lt
 from torch import Tensor
 
 from dlrun.data import DATASETS
-from dlrun.data._toy import Labels, ToySource, two_class
+from dlrun.data._toy import Labels, SampleCount, ToySource, two_class
 from dlrun.spec import TargetSpec
 
 
@@ -36,7 +36,7 @@ class Gaussians(ToySource):
         self,
         seed: int,
         *,
-        samples: Annotated[int, Gt(3)] = 10000,
+        samples: SampleCount = 10000,
         distance: Annotated[float, Gt(0)] = 2.0,
         correlation: Annotated[float, Gt(-1), Lt(1)] = 0.5,
         prior: Annotated[float, Gt(0), Lt(1)] = 0.5,
@@ -50,7 +50,7 @@ class Gaussians(ToySource):
         second = torch.rand(self.samples, generator=generator, dtype=torch.float64) < self.prior
         white = torch.randn(self.samples, 2, generator=generator, dtype=torch.float64)
         points = white @ torch.linalg.cholesky(self.covariance()).T  # x = L z has covariance L L^T
-        points[:, 0] += torch.where(second, self.distance / 2, -self.distance / 2)
+        points[:, 0] += (second.double() - 0.5) * self.distance
         return points, *two_class(second, self.labels)
 
     def covariance(self) -> Tensor:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Gt
 from torch import Tensor
 
 from dlrun.data import DATASETS
-from dlrun.data._toy import ToySource
+from dlrun.data._toy import SampleCount, ToySource
 from dlrun.spec import TargetSpec
 
 
@@ -37,9 +37,7 @@ class Heteroscedastic(ToySource):
 
     feature_names = ("x",)
 
-    def __init__(
-        self, seed: int, *, samples: Annotated[int, Ge(4)] = 5000, noise: Annotated[float, Gt(0)] = 1.0
-    ) -> None:
+    def __init__(self, seed: int, *, samples: SampleCount = 5000, noise: Annotated[float, Gt(0)] = 1.0) -> None:
         self.seed, self.samples, self.noise = seed, samples, noise
 
     def draw(self) -> tuple[Tensor, Tensor, TargetSpec]:

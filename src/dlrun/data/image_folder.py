@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
-from annotated_types import Gt
+from annotated_types import Gt, Le
 from torch import Tensor
 
 from dlrun.data import DATASETS
 from dlrun.data._base import Samples, Source
 from dlrun.data._download import reason
 from dlrun.data._files import find_path
+from dlrun.data._streaming import check_files
 from dlrun.registry import ConfigError, did_you_mean
 from dlrun.spec import TargetSpec
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
+DEEP = ("I", "F")  # Pillow's modes of 16 and 32 bits, which it would clip to 8
+LONGEST = 16  # sides of images longer than this to one are cut first: resizing them whole could fill the memory
 
 
 @DATASETS.register("image_folder")
@@ -40,7 +44,9 @@ class ImageFolder(Source):
         ConfigError: no such folder, fewer than two classes, a class without images, an unreadable image.
     """
 
-    def __init__(self, root: Path, *, path: str, image_size: Annotated[int, Gt(0)] = 224, grey: bool = False) -> None:
+    def __init__(
+        self, root: Path, *, path: str, image_size: Annotated[int, Gt(0), Le(4096)] = 224, grey: bool = False
+    ) -> None:
         self.root, self.path, self.image_size, self.grey = root, path, image_size, grey
 
     @property
@@ -59,6 +65,9 @@ class ImageFolder(Source):
         pools, held_out = self._parts()
         assert held_out is not None, "no published test set"
         return self._samples([held_out], _class_names(pools[0]))
+
+    def check_test(self) -> None:
+        check_files(self.test())
 
     def read_inputs(self, path: Path) -> Tensor:
         """(N, C, image_size, image_size) uint8 from one image, or from all images in a folder, by name."""
@@ -89,14 +98,20 @@ class ImageFolder(Source):
                     raise ConfigError(f"{pool / name}: holds no images ({', '.join(sorted(SUFFIXES))})")
                 paths += files
                 targets += [classes.index(name)] * len(files)
-        decode = functools.partial(decode_image, size=self.image_size, grey=self.grey)
-        return Samples(paths, torch.tensor(targets, dtype=torch.int64), decode)
+        return Samples(paths, torch.tensor(targets, dtype=torch.int64), self._decode())
+
+    def _decode(self) -> Callable[[Path], Tensor]:
+        return functools.partial(decode_image, size=self.image_size, grey=self.grey)
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
         raise ConfigError(f"data.path: {folder} is not a folder")
-    return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    for name in names:
+        if not name.isprintable():  # half a surrogate pair stands for bytes that are not UTF-8
+            raise ConfigError(f"data.path: {folder} has a class folder {name!a}; expected printable UTF-8")
+    return tuple(names)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -111,9 +126,14 @@ def decode_image(path: Path, size: int, grey: bool) -> Tensor:
 
     try:
         with Image.open(path) as file:
+            if file.mode.startswith(DEEP):
+                raise ConfigError(f"{path}: has more than 8 bits per channel (mode {file.mode}); convert it first")
             image = ImageOps.exif_transpose(file).convert("L" if grey else "RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except ConfigError:
+        raise
+    except Exception as error:  # a damaged image raises nearly anything
         raise ConfigError(f"{path}: not a readable image ({reason(error)})") from None
+    image = _centre(image)
     scale = size / min(image.size)
     image = image.resize(
         (max(size, round(image.width * scale)), max(size, round(image.height * scale))), Image.Resampling.BILINEAR
@@ -121,3 +141,13 @@ def decode_image(path: Path, size: int, grey: bool) -> Tensor:
     left, top = (image.width - size) // 2, (image.height - size) // 2
     pixels = np.array(image.crop((left, top, left + size, top + size)))
     return torch.from_numpy(pixels).view(size, size, -1).permute(2, 0, 1).contiguous()
+
+
+def _centre(image: Any) -> Any:
+    """The image itself, or the middle of one that is far longer than wide."""
+    width, height = image.size
+    if max(width, height) <= LONGEST * min(width, height):
+        return image
+    width, height = (min(side, LONGEST * min(image.size)) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))

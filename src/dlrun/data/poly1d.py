@@ -9,7 +9,7 @@ from annotated_types import Ge, MinLen
 from torch import Tensor
 
 from dlrun.data import DATASETS
-from dlrun.data._toy import ToySource
+from dlrun.data._toy import SampleCount, ToySource
 from dlrun.registry import ConfigError
 from dlrun.spec import TargetSpec
 
@@ -38,7 +38,7 @@ class Poly1d(ToySource):
         self,
         seed: int,
         *,
-        samples: Annotated[int, Ge(4)] = 1000,
+        samples: SampleCount = 1000,
         coefficients: Annotated[tuple[float, ...], MinLen(1)] = (1.0, -2.0, 3.0),
         noise: Annotated[float, Ge(0)] = 0.1,
         low: float = -1.0,

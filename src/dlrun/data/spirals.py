@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from dlrun.data import DATASETS
-from dlrun.data._toy import ToySource
+from dlrun.data._toy import SampleCount, ToySource, check_classes
 from dlrun.spec import TargetSpec
 
 
@@ -32,11 +32,12 @@ class Spirals(ToySource):
         self,
         seed: int,
         *,
-        samples: Annotated[int, Ge(4)] = 3000,
+        samples: SampleCount = 3000,
         classes: Annotated[int, Ge(2)] = 3,
         turns: Annotated[float, Gt(0)] = 1.0,
         noise: Annotated[float, Ge(0)] = 0.02,
     ) -> None:
+        check_classes(classes, samples)
         self.seed, self.samples, self.classes, self.turns, self.noise = seed, samples, classes, turns, noise
 
     def draw(self) -> tuple[Tensor, Tensor, TargetSpec]:

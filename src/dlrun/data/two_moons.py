@@ -9,7 +9,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from dlrun.data import DATASETS
-from dlrun.data._toy import ToySource, two_class
+from dlrun.data._toy import SampleCount, ToySource, two_class
 from dlrun.spec import TargetSpec
 
 
@@ -25,9 +25,7 @@ class TwoMoons(ToySource):
     Shapes: inputs float32 (N, 2), targets float32 (N, 1) in {0, 1}.
     """
 
-    def __init__(
-        self, seed: int, *, samples: Annotated[int, Ge(4)] = 2000, noise: Annotated[float, Ge(0)] = 0.1
-    ) -> None:
+    def __init__(self, seed: int, *, samples: SampleCount = 2000, noise: Annotated[float, Ge(0)] = 0.1) -> None:
         self.seed, self.samples, self.noise = seed, samples, noise
 
     def draw(self) -> tuple[Tensor, Tensor, TargetSpec]:

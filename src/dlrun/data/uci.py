@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +15,7 @@ from torch import Tensor
 from dlrun.data import DATASETS
 from dlrun.data._base import Samples, Source
 from dlrun.data._download import reason
-from dlrun.data._files import read_matrix
+from dlrun.data._files import read_matrix, read_text
 from dlrun.registry import ConfigError, did_you_mean
 from dlrun.spec import TargetSpec
 
@@ -76,7 +78,7 @@ class UCI(Source):
     def _folder(self) -> Path:
         top = self.root / "uci"
         folder = top / self.dataset
-        if not (folder / "data.txt").is_file():
+        if not os.path.isfile(folder / "data.txt"):  # Path.is_file raises for a name that is too long
             known = sorted(p.parent.name for p in top.glob("*/data.txt"))
             found = (
                 f"found there: {', '.join(known)}" if known else "put there the folder with data.txt and index_*.txt"
@@ -84,23 +86,30 @@ class UCI(Source):
             raise ConfigError(f"data.dataset: no {folder / 'data.txt'}; {found}{did_you_mean(self.dataset, known)}")
         if not (folder / f"index_train_{self.split}.txt").is_file():
             count = len(list(folder.glob("index_train_*.txt")))
-            raise ConfigError(f"data.split: got {self.split}; {self.dataset} has splits 0 to {count - 1}")
+            found = f"has splits 0 to {count - 1}" if count else "has no index_train_<split>.txt"
+            raise ConfigError(f"data.split: got {self.split}; {self.dataset} {found}")
         return folder
 
     def _columns(self, folder: Path, width: int) -> tuple[list[int], list[int]]:
         features, targets = (_indices(folder / f"index_{part}.txt", width).tolist() for part in ("features", "target"))
+        if both := sorted(set(features) & set(targets)):
+            raise ConfigError(f"{folder}: column {both[0]} is both in index_features.txt and in index_target.txt")
         return features, targets
 
 
 def _numbers(path: Path) -> Tensor:
     """(rows, columns) float32."""
+    text = read_text(path)
     try:
-        values = np.loadtxt(path, ndmin=2)
-    except (OSError, ValueError) as error:
+        values = np.loadtxt(io.StringIO(text), ndmin=2) if text.strip() else np.empty((0, 0))
+    except ValueError as error:
         raise ConfigError(f"{path}: not a table of numbers ({reason(error)})") from None
-    if not np.isfinite(values).all():
-        raise ConfigError(f"{path}: holds values that are not finite")
-    return torch.from_numpy(values).float()
+    if not values.size:
+        raise ConfigError(f"{path}: holds no numbers")
+    table = torch.from_numpy(values).float()
+    if not table.isfinite().all():
+        raise ConfigError(f"{path}: holds values that are not finite or beyond float32")
+    return table
 
 
 def _indices(path: Path, limit: int) -> Tensor:

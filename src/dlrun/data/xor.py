@@ -9,7 +9,7 @@ from annotated_types import Ge
 from torch import Tensor
 
 from dlrun.data import DATASETS
-from dlrun.data._toy import Labels, ToySource, two_class
+from dlrun.data._toy import Labels, SampleCount, ToySource, two_class
 from dlrun.spec import TargetSpec
 
 
@@ -33,7 +33,7 @@ class Xor(ToySource):
         self,
         seed: int,
         *,
-        samples: Annotated[int, Ge(4)] = 2000,
+        samples: SampleCount = 2000,
         noise: Annotated[float, Ge(0)] = 0.1,
         function: Literal["xor", "and", "or"] = "xor",
         labels: Labels = "binary",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from dlrun.models import MODELS
@@ -67,7 +67,7 @@ class ResNetCIFAR(nn.Module):
         input_shape: tuple[int, ...],
         num_outputs: int,
         *,
-        depth: Annotated[int, Ge(8)] = 20,
+        depth: Annotated[int, Ge(8), Le(2000)] = 20,
         init: Init = "he_normal",
     ) -> None:
         super().__init__()

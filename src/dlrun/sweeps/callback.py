@@ -11,19 +11,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from dlrun import rundir
-
-_failed = 0
-
-
-def failed_runs() -> int:
-    """How many runs of the sweep that just ended did not finish; 0 where there was none."""
-    global _failed
-    failed, _failed = _failed, 0
-    return failed
+from dlrun.sweeps import sweep
 
 
 class SweepCallback(Callback):
-    """Makes the folders that Hydra would make; prints and writes the leaderboard of a sweep when it ends."""
+    """Makes the folders that Hydra would make; begins and finishes a sweep."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         with contextlib.suppress(
@@ -33,14 +25,8 @@ class SweepCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with contextlib.suppress(OmegaConfBaseException):
-            rundir.create(config.hydra.sweep.dir)
+            given = config.hydra.overrides
+            sweep.begin(Path(str(config.hydra.sweep.dir)), list(given.task), list(given.hydra))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        global _failed
-        from dlrun.sweeps.job import failures
-        from dlrun.sweeps.leaderboard import Leaderboard
-
-        board = Leaderboard.read(Path(str(config.hydra.sweep.dir)))
-        board.write_csv()
-        board.print()
-        _failed = max(board.failed, failures())
+        sweep.finish(Path(str(config.hydra.sweep.dir)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterable
@@ -93,7 +92,7 @@ class Leaderboard:
         table = Table(title=escape(f"{self.folder}: {len(self.jobs)} runs, {self.failed} failed"), title_justify="left")
         names = [key for key in self.varied if key != SEED]
         for name in names:
-            table.add_column(name)
+            table.add_column(escape(name))
         for name in (self.monitor, "std", "n", *(f"test/{name}" for name in self._test_names())):
             table.add_column(name, justify="right")
         table.add_column("status")
@@ -107,21 +106,13 @@ class Leaderboard:
     def write_csv(self) -> None:
         """Writes leaderboard.csv (one line per run) into the sweep folder."""
         tests = sorted({name for job in self.jobs for name in job.test})
-        with open(self.folder / "leaderboard.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["run", "status", *self.varied, self.monitor, *(f"test/{name}" for name in tests)])
-            for row in self.rows:
-                for job in row.jobs:
-                    settings = [job.settings.get(key) for key in self.varied]
-                    writer.writerow(
-                        [
-                            job.folder.name,
-                            job.status,
-                            *settings,
-                            job.value,
-                            *(self._shown(row, job).get(name) for name in tests),
-                        ]
-                    )
+        table: list[list[Any]] = [["run", "status", *self.varied, self.monitor, *(f"test/{name}" for name in tests)]]
+        for row in self.rows:
+            for job in row.jobs:
+                settings = [job.settings.get(key) for key in self.varied]
+                shown = self._shown(row, job)
+                table.append([job.folder.name, job.status, *settings, job.value, *(shown.get(name) for name in tests)])
+        rundir.write_csv(self.folder / "leaderboard.csv", table)
 
     def _test_names(self) -> list[str]:
         shown = ("accuracy", "rmse", "nll", "squared_error")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dlrun.registry import ConfigError
 from dlrun.spec import Batch, DataSpec, StepResult, TargetSpec
+from dlrun.streams import Stream
 
 if TYPE_CHECKING:
     from dlrun.losses._base import Loss
@@ -44,6 +45,6 @@ class Task:
         if got != wanted:
             raise ConfigError(f"model: {type(model).__name__} gives outputs of shape {got}; the loss needs {wanted}")
 
-    def __call__(self, model: Callable[[Tensor], Tensor], batch: Batch, key: tuple[int, int]) -> StepResult:
-        """One step without update: forward and loss. `key`: random words of this step, for tasks that sample."""
+    def __call__(self, model: Callable[[Tensor], Tensor], batch: Batch, stream: Stream) -> StepResult:
+        """One step without update: forward and loss. `stream`: of this step, for tasks that sample."""
         raise NotImplementedError

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dlrun.registry import ConfigError
 from dlrun.spec import Batch, DataSpec, StepResult, TargetSpec
+from dlrun.streams import Stream
 from dlrun.tasks import TASKS
 from dlrun.tasks._base import Task
 
@@ -57,7 +58,7 @@ class Reconstruction(Task):
             self._mean, self._std = self._mean.to(inputs.device), self._std.to(inputs.device)
         return (inputs * self._std + self._mean).clamp(0, 1).flatten(1)
 
-    def __call__(self, model: Callable[[Tensor], Tensor], batch: Batch, key: tuple[int, int]) -> StepResult:
+    def __call__(self, model: Callable[[Tensor], Tensor], batch: Batch, stream: Stream) -> StepResult:
         targets = self.targets_of(batch.inputs)
         outputs = model(batch.inputs).flatten(1)
         return StepResult(self.loss(outputs, targets), outputs, targets, {})

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dlrun.registry import ConfigError
 from dlrun.spec import Batch, StepResult
+from dlrun.streams import Stream
 from dlrun.tasks import TASKS
 from dlrun.tasks._base import Task
 
@@ -34,6 +35,6 @@ class Supervised(Task):
             )
         self.check_outputs(model)
 
-    def __call__(self, model: Callable[[Tensor], Tensor], batch: Batch, key: tuple[int, int]) -> StepResult:
+    def __call__(self, model: Callable[[Tensor], Tensor], batch: Batch, stream: Stream) -> StepResult:
         outputs = model(batch.inputs)
         return StepResult(self.loss(outputs, batch.targets), outputs, batch.targets, {})

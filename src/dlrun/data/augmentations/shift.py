@@ -4,7 +4,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from dlrun import streams
@@ -25,7 +25,7 @@ class Shift(Augmentation):
     Shapes: (N, C, H, W) float -> the same.
     """
 
-    def __init__(self, *, pixels: Annotated[int, Ge(0)] = 4, padding: Padding = "zero") -> None:
+    def __init__(self, *, pixels: Annotated[int, Ge(0), Le(4096)] = 4, padding: Padding = "zero") -> None:
         self.pixels = pixels
         self.mode = "constant" if padding == "zero" else "replicate"
 
