@@ -36,7 +36,7 @@ from dlrun.data import DATASETS
 from dlrun.data._base import Samples, Source
 from dlrun.divergence import GradientCheck
 from dlrun.metrics._sums import EpochSums
-from dlrun.models._dropout import random_modules, set_keys
+from dlrun.models._dropout import DropoutKeys
 from dlrun.settings import config_dir
 from dlrun.spec import StepResult, TargetSpec
 from dlrun.trainer import Trainer
@@ -82,7 +82,7 @@ class Bare:
         self.loss = torch.nn.CrossEntropyLoss()
         self.inputs, self.targets = source.inputs, source.targets
         self.rows = self._rows()
-        self.dropouts, self.gradients = random_modules(self.model), GradientCheck(list(self.model.parameters()))
+        self.dropout_keys, self.gradients = DropoutKeys(self.model, 0), GradientCheck(list(self.model.parameters()))
         self.sums, self.counters, self.now = EpochSums(), [0, 0, 0], 0.0
         self.parts = dict(zip(PARTS, (self._streams, self._finite_check, self._bookkeeping), strict=True))
 
@@ -92,14 +92,13 @@ class Bare:
 
     def _streams(self, loss: torch.Tensor | None) -> None:
         step = self.counters[0]
-        if self.dropouts:
-            set_keys(self.dropouts, 0, step)
-        streams.key(0, "task", step)
+        self.dropout_keys.fill(step)
+        streams.Stream(0, "task", step)
         self.counters[0] = step + 1  # here too, so that each step has keys of its own
 
     def _finite_check(self, loss: torch.Tensor) -> None:
         self.gradients.add()
-        if not (math.isfinite(loss.item()) and not self.gradients.failed):
+        if not (math.isfinite(loss.item()) and not self.gradients.failed()):
             raise RuntimeError
 
     def _bookkeeping(self, loss: torch.Tensor) -> None:

@@ -30,7 +30,7 @@ from dlrun.early_stopping import EarlyStopping
 from dlrun.metrics._collection import MetricCollection, direction
 from dlrun.metrics._monitor import metric_of, not_reported
 from dlrun.metrics._sums import EpochSums
-from dlrun.models._dropout import has_foreign_randomness, random_modules, set_keys
+from dlrun.models._dropout import DropoutKeys, has_foreign_randomness
 from dlrun.registry import ConfigError, Registry
 from dlrun.regularization._base import Regularizer
 from dlrun.schedulers._base import Scheduler
@@ -123,7 +123,7 @@ class Trainer:
         self.scaler = grad_scaler(precision, run.device)
         self.penalties = [(n, r) for n, r in regularizers.items() if type(r).penalty is not Regularizer.penalty]
         self.projections = [r for r in regularizers.values() if type(r).project is not Regularizer.project]
-        self.dropouts = random_modules(run.model)
+        self.dropout_keys = DropoutKeys(run.model, seed)
         self.reseed = has_foreign_randomness(run.model)
         self.reads_losses = run.device.type == "cpu"  # elsewhere reading a loss waits for the device: see _check_finite
         self.replaying = False
@@ -237,9 +237,9 @@ class Trainer:
     def _forward_backward(self, batch: Batch, micro: int, share: float) -> tuple[StepResult, Tensor]:
         """Forward and backward of a (micro-)batch that makes up `share` of the minibatch."""
         run = self.run
-        if self.dropouts:
-            set_keys(self.dropouts, self.seed, run.step, micro)
-        self._reseed(f"modules/{micro}", run.step)
+        self.dropout_keys.fill(run.step, micro)
+        if self.reseed:
+            self._reseed(f"modules/{micro}", run.step)
         with autocast(self.precision, run.device):
             result = run.task(self.forward, batch, streams.Stream(self.seed, "task", run.step, micro))
         if run.step == 0:
@@ -252,7 +252,9 @@ class Trainer:
                 objective = objective + penalty
         scaled = objective * share if share != 1.0 else objective
         (self.scaler.scale(scaled) if self.scaler else scaled).backward()
-        return result._replace(loss=result.loss.detach(), outputs=result.outputs.detach()), objective.detach()
+        loss = result.loss.detach()
+        kept = result._replace(loss=loss, outputs=result.outputs.detach())
+        return kept, loss if objective is result.loss else objective.detach()
 
     def _accumulated(self, batch: Batch) -> tuple[StepResult, Tensor]:
         size = len(batch.indices)

@@ -15,8 +15,9 @@ class EpochSums:
 
     def add(self, loss: Tensor, objective: Tensor, count: int) -> None:
         if loss.device.type == "cpu":  # reading is free there, and Python's floats are the cheapest sum
-            self._loss += loss.item() * count
-            self._objective += objective.item() * count
+            value = loss.item() * count
+            self._loss += value
+            self._objective += value if objective is loss else objective.item() * count
         else:
             self._loss = self._loss + loss.double() * count
             self._objective = self._objective + objective.double() * count

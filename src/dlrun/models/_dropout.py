@@ -56,18 +56,35 @@ def random_modules(model: nn.Module) -> list[tuple[str, Dropout]]:
     return [(name, m) for name, m in model.named_modules() if isinstance(m, Dropout) and m.rate > 0]
 
 
-def set_keys(model: nn.Module | Sequence[tuple[str, Dropout]], seed: int, step: int, micro: int = 0) -> None:
-    """Gives every dropout its key of this step, from stream `dropout/<module name>`.
+class DropoutKeys:
+    """The keys of a model's dropouts, from the streams `dropout/<module name>`.
 
-    `model`: the model, or what `random_modules` gave for it (cheaper in a loop). `micro` tells several forward passes
-    of one step apart.
+    Args:
+        dropouts: the model, which must be on its device already, or what `random_modules` gave for it.
+        seed: of the run.
     """
-    dropouts = random_modules(model) if isinstance(model, nn.Module) else model
-    if not dropouts:
-        return
-    filled: list[Tensor] = [dropout._buffers["key"] for _, dropout in dropouts]  # type: ignore[misc]  # faster than .key
-    block = _block(seed, tuple([name for name, _ in dropouts]), step // _BLOCK, micro, filled[0].device)
-    torch._foreach_copy_(filled, block[step % _BLOCK].unbind())  # within the device, which is not waited for
+
+    def __init__(self, dropouts: nn.Module | Sequence[tuple[str, Dropout]], seed: int) -> None:
+        pairs = random_modules(dropouts) if isinstance(dropouts, nn.Module) else dropouts
+        self.seed, self.names = seed, tuple(name for name, _ in pairs)
+        self.keys = [dropout.key for _, dropout in pairs]
+        self._blocks: dict[int, tuple[int, tuple[Tensor, ...]]] = {}  # by micro-batch: its number, keys of its steps
+
+    def fill(self, step: int, micro: int = 0) -> None:
+        """Gives every dropout its key of this step. `micro` tells several forward passes of one step apart."""
+        if not self.keys:
+            return
+        number, row = divmod(step, _BLOCK)
+        known, steps = self._blocks.get(micro, (-1, ()))
+        if known != number:
+            steps = _block(self.seed, self.names, number, micro, self.keys[0].device).unbind()
+            self._blocks[micro] = number, steps
+        torch._foreach_copy_(self.keys, steps[row].unbind())  # within the device, which is not waited for
+
+
+def set_keys(model: nn.Module | Sequence[tuple[str, Dropout]], seed: int, step: int, micro: int = 0) -> None:
+    """Gives every dropout of `model` its key of this step, once; in a loop, keep a `DropoutKeys`."""
+    DropoutKeys(model, seed).fill(step, micro)
 
 
 @functools.lru_cache(maxsize=256)  # one for each micro-batch of a step, a few bytes a key
