@@ -16,7 +16,7 @@ from typing import Any
 from dlrun import rundir
 from dlrun.arguments import value_of
 from dlrun.registry import ConfigError
-from dlrun.settings import GROUPS, RUN_ACTIONS, config_dir
+from dlrun.settings import GROUPS, TRAINING_ACTIONS, config_dir
 
 MAX_VALUES = 100_000  # of a saved configuration: aliases in YAML can make a short text endless
 MAX_DEPTH = 20
@@ -90,7 +90,7 @@ def read_saved(folder: Path, key: str) -> dict[str, Any]:
         raise ConfigError(f"{key}: {folder / rundir.CONFIG} is damaged ({problem}); restore it from a copy of the run")
     config = {name: config[name] for name in rundir.SAVED}
     action = config["action"].get("name") if isinstance(config["action"], dict) else config["action"]
-    if key == "resume" and action not in RUN_ACTIONS:
+    if key == "resume" and action not in TRAINING_ACTIONS:
         raise ConfigError(f"resume: '{folder}' is no training run (its action is {_short(action)}); nothing was run")
     return config
 
