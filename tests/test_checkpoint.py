@@ -12,6 +12,7 @@ from torch import nn
 
 from dlrun import checkpoint
 from dlrun.registry import ConfigError
+from dlrun.signals import InterruptedAtOnce
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -76,4 +77,45 @@ def test_a_failed_write_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: py
     with pytest.raises(ConfigError, match=r"cannot write .*a\.pt \(No space left on device"):
         checkpoint.save(tmp_path / "a.pt", {"epoch": 2})
     assert checkpoint.load(tmp_path / "a.pt")["epoch"] == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_damaged_checkpoint_never_replaces_the_one_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After falling back to previous.pt, a save killed before last.pt is in its place leaves previous.pt as it was."""
+    path = tmp_path / "last.pt"
+    for epoch in (1, 2):
+        checkpoint.save(path, {"epoch": epoch}, keep_previous=True)
+    path.write_bytes(path.read_bytes()[:100])
+    monkeypatch.setattr(checkpoint, "_proven", set())  # another process
+    assert checkpoint.load_last(path)["epoch"] == 1
+    original = os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        if Path(target) == path:
+            raise KeyboardInterrupt
+        original(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(path, {"epoch": 2}, keep_previous=True)
+    monkeypatch.undo()
+    assert checkpoint.load_last(path)["epoch"] == 1
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_a_second_signal_while_writing_stays_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Whichever write it lands in, torch.save does not turn it into an error; the checkpoint before stays."""
+    checkpoint.save(tmp_path / "last.pt", {"epoch": 1})
+    original, calls = checkpoint._Summed.write, []
+
+    def write(self, data: bytes) -> int:
+        calls.append(len(data))
+        if len(calls) == at + 1:
+            raise InterruptedAtOnce(130)
+        return original(self, data)
+
+    monkeypatch.setattr(checkpoint._Summed, "write", write)
+    with pytest.raises(InterruptedAtOnce):
+        checkpoint.save(tmp_path / "last.pt", {"epoch": 2, "weights": torch.zeros(10)})
+    assert checkpoint.load(tmp_path / "last.pt")["epoch"] == 1
     assert len(list(tmp_path.iterdir())) == 1

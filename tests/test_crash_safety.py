@@ -108,7 +108,7 @@ def same(a: Any, b: Any) -> bool:
 def test_a_file_that_may_not_grow(tmp_path: Path, ends_like_a_twin) -> None:
     """The disk refuses the second last.pt in the middle, and the end of the event file: one line, exit code 1, the first
     checkpoint is whole, and once there is room the run ends as if nothing had happened."""
-    happens = "if saves == 4: resource.setrlimit(resource.RLIMIT_FSIZE, (3500, resource.RLIM_INFINITY))"
+    happens = "if saves == 3: resource.setrlimit(resource.RLIMIT_FSIZE, (3500, resource.RLIM_INFINITY))"
     done = failing(tmp_path, happens)
     assert done.returncode == 1
     line = only_line(done.stderr)
@@ -148,7 +148,7 @@ def test_checkpoints_that_became_read_only(tmp_path: Path, ends_like_a_twin) -> 
     before = [] if os.geteuid() else ["unshare", "-U"]
     if before and subprocess.run([*before, "true"], capture_output=True).returncode:
         pytest.skip("root may write everywhere")
-    done = failing(tmp_path, "if saves == 4: os.chmod('run/checkpoints', 0o555)", *before)
+    done = failing(tmp_path, "if saves == 3: os.chmod('run/checkpoints', 0o555)", *before)
     os.chmod(LAST.parent, 0o755)
     assert done.returncode == 1, done.stderr
     assert only_line(done.stderr) == f"dlrun: cannot write {tmp_path / LAST} (Permission denied)"
@@ -179,7 +179,7 @@ def when_saving(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_a_run_folder_that_is_gone(cli, when_saving, how: str) -> None:
     """Somebody deletes or moves the run: the message says so, and the folder is not made again."""
     happens = {"deleted": lambda: shutil.rmtree("run"), "moved": lambda: os.rename("run", "moved")}[how]
-    when_saving(4, happens)
+    when_saving(3, happens)
     done = cli(*WORDS)
     assert done.rc == 1
     line = only_line(done.stderr)
@@ -211,7 +211,7 @@ def test_a_file_in_place_of_the_checkpoints(cli, when_saving, ends_like_a_twin) 
         os.rename("run/checkpoints", "run/aside")
         Path("run/checkpoints").write_text("")
 
-    when_saving(4, swap)
+    when_saving(3, swap)
     done = cli(*WORDS)
     assert done.rc == 1
     assert "last.pt (File exists)" in only_line(done.stderr)

@@ -18,6 +18,7 @@ from dlrun.actions.train import fit_and_test
 from dlrun.build import build_trainer, check
 from dlrun.callbacks._base import Callback
 from dlrun.divergence import Diverged
+from dlrun.optimizers._state import settings_of
 from dlrun.trainer import Trainer
 
 SHORT = (
@@ -291,7 +292,7 @@ def test_optimizers_that_look_at_signs_only(make, reads_losses: bool) -> None:
     trainer = make()
     trainer.reads_losses = reads_losses
     trainer.run.optimizer = torch.optim.Rprop(trainer.trainable, lr=1e-3)
-    trainer.base_lrs = [1e-3]
+    trainer.built_settings = settings_of(trainer.run.optimizer)
     steps, name = remember(trainer), spoil_weight(trainer)
     with pytest.raises(Diverged, match=rf"the gradient of the weights '{name}.weight' is not finite at step {BAD + 1}"):
         trainer.fit()

@@ -200,7 +200,9 @@ def test_scheduler(two_steps, option: str, warmup_epochs: float) -> None:
     scheduler = trainer.scheduler
     assert scheduler.factor(0) == scheduler.shape(0) * (0.5 if warmup_epochs else 1.0)
     assert scheduler.factor(1) == scheduler.shape(1)
-    assert trainer.run.optimizer.param_groups[0]["lr"] == pytest.approx(trainer.base_lrs[0] * scheduler.factor(1))
+    assert trainer.run.optimizer.param_groups[0]["lr"] == pytest.approx(
+        trainer.built_settings[0]["lr"] * scheduler.factor(1)
+    )
 
 
 @pytest.mark.parametrize("option", options("task"))

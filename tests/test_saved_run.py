@@ -59,9 +59,15 @@ def test_a_copied_run_goes_on(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_run_without_a_checkpoint(cli, tmp_path: Path) -> None:
-    """A run that was killed before its first checkpoint can be neither tested nor used: one line says what to do."""
+    """A run whose checkpoints were lost, or that was killed before its first, can be neither tested nor used: one line says
+    what to do."""
     assert cli(*WORDS, "trainer.fast_dev_run=true", "hydra.run.dir=run").rc == 0
     shutil.rmtree(tmp_path / "run" / "checkpoints")
+    done = cli("action=test", "run=run")
+    assert (
+        done.stderr == "dlrun: run: the checkpoints in run/checkpoints are gone; restore them from a copy of the run\n"
+    )
+    (tmp_path / "run" / "results.json").unlink()
     done = cli("action=test", "run=run")
     assert (done.rc, len(done.stderr.splitlines())) == (1, 1), done.stderr
     assert "no checkpoint in run/checkpoints: nothing was trained; go on with it by resume=run" in done.stderr

@@ -17,6 +17,7 @@ from dlrun.build import build_trainer, check, resolved
 from dlrun.callbacks._base import Callback
 from dlrun.divergence import Diverged
 from dlrun.models import MODELS
+from dlrun.optimizers._state import load_state, settings_of
 from dlrun.registry import ConfigError
 from dlrun.signals import Interrupted
 from dlrun.trainer import Trainer
@@ -527,3 +528,57 @@ def test_a_signal_during_the_test_is_an_interruption(make) -> None:
     results = json.loads((stopped.run.folder / "results.json").read_text())
     assert (results["status"], results["test"]) == ("interrupted", "not read")
     finish_like(make, stopped, whole, "trainer.epochs=1")
+
+
+def test_a_run_killed_between_last_and_best_ends_like_one_never_stopped(make) -> None:
+    """best.pt is made again from last.pt of the same epoch."""
+    whole = make(folder="whole")
+    fit_and_test(whole)
+    stopped = make(folder="stopped")
+
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    stopped._save_best = killed  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit()
+    assert not (stopped.run.folder / rundir.BEST).exists()
+    resumed = finish_like(make, stopped, whole)
+    kept = [checkpoint.load(trainer.run.folder / rundir.BEST) for trainer in (whole, resumed)]
+    assert kept[0]["best"] == kept[1]["best"]
+    assert same(kept[0]["model"], kept[1]["model"])
+
+
+def test_results_name_the_weights_that_were_tested(make, caplog: pytest.LogCaptureFixture) -> None:
+    """Where best.pt is of an epoch that the resumed run did not repeat alike, results.json says which one was tested."""
+    trainer = make("trainer.epochs=1")
+    trainer.fit()
+    path = trainer.run.folder / rundir.BEST
+    state = {key: value for key, value in checkpoint.load(path).items() if key != "format"}
+    later = {**state["best"], "epoch": 7, "step": 77}
+    checkpoint.save(path, {**state, "best": later})
+    trainer.test()
+    assert trainer.run.best == later
+    assert "best.pt is of epoch 7" in caplog.text
+
+
+class Counting(torch.optim.SGD):
+    """A user's optimizer that keeps a number among its settings, as Prodigy and D-Adaptation do."""
+
+    def step(self, closure=None):  # type: ignore[override]
+        for group in self.param_groups:
+            group["updates"] = group.get("updates", 0) + 1
+        return super().step(closure)
+
+
+def test_what_an_optimizer_keeps_among_its_settings_is_resumed(make) -> None:
+    """The saved value counts, unless the setting itself was overridden on resuming."""
+    stopped = make("optimizer=momentum", folder="stopped")
+    parameters = list(stopped.run.model.parameters())
+    stopped.run.optimizer = Counting(parameters, lr=0.1, weight_decay=0.0)
+    stopped.built_settings = settings_of(stopped.run.optimizer)
+    train_until(stopped, 5)
+    state = checkpoint.load(stopped.run.folder / rundir.LAST)
+    fresh = Counting(parameters, lr=0.1, weight_decay=0.3)
+    load_state(fresh, state["optimizer"])
+    assert [fresh.param_groups[0][name] for name in ("updates", "lr", "weight_decay")] == [5, 0.1, 0.3]

@@ -27,6 +27,7 @@ from dlrun.registry import ConfigError
 FORMAT = 2
 PREVIOUS = "previous.pt"
 log = logging.getLogger("dlrun")
+_proven: set[Path] = set()  # written, and read back, by this process
 
 
 class Damaged(ConfigError):
@@ -50,9 +51,10 @@ def save(path: Path, state: dict[str, Any], keep_previous: bool = False) -> None
         remove_stale(path.parent, ".*.pt.*.tmp")
         try:
             _write(temporary, lambda file: torch.save({"format": FORMAT, **state}, file))
-            if keep_previous and path.exists():
+            if keep_previous and path.exists() and _is_whole(path):
                 _keep(path, path.with_name(PREVIOUS))
             os.replace(temporary, path)
+            _proven.add(path.absolute())
             sync_folder(path.parent)
         finally:
             with contextlib.suppress(OSError):
@@ -71,6 +73,8 @@ def load(path: Path, key: str = "resume", device: torch.device | str = "cpu") ->
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location=device, weights_only=True)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     except Exception as error:
         if "weights_only" in str(error):
             raise ConfigError(
@@ -136,7 +140,12 @@ def _write(path: Path, fill: Callable[[Any], None]) -> None:
     """Writes a file, waits until it is on the disk and reads it back. Raises OSError."""
     with open(path, "wb", buffering=0) as file:  # unbuffered: a full disk shows at the write, not at closing
         summed = _Summed(file)
-        fill(summed)
+        try:
+            fill(summed)
+        except RuntimeError as error:  # torch.save hides a second Ctrl-C behind an error of its own
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise error.__context__ from None
+            raise
         if summed.error:
             raise summed.error
         os.fsync(file.fileno())
@@ -161,6 +170,17 @@ def _keep(path: Path, previous: Path) -> None:
         temporary.unlink(
             missing_ok=True
         )  # which stays where both names are of one file: a save was killed at this point
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file is not damaged; one that this process wrote, and read back, is not looked at again."""
+    if path.absolute() in _proven:
+        return True
+    try:
+        _check_whole(path, "")
+    except Damaged:
+        return False
+    return True
 
 
 def _check_whole(path: Path, key: str) -> None:

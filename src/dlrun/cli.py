@@ -170,7 +170,7 @@ def _interrupted(code: int, error: BaseException) -> int:
     line = str(error) if type(error).__name__ == "Interrupted" else f"interrupted (exit code {code})"
     go_on = sweep.how_to_go_on()
     folder = command.run_folder
-    if not go_on and folder and (folder / rundir.LAST).is_file():
+    if not go_on and folder and any((folder / rundir.LAST).parent.glob("*.pt")):
         finished = (rundir.read_results(folder) or {}).get("status") == "finished"
         go_on = "" if finished else sweep.command_line("resume", folder, [])
     elif not go_on:

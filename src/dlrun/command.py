@@ -51,7 +51,10 @@ def execute(argv: list[str], work_begins: Callable[[], None]) -> int:
 
     def act(config: dict[str, Any], folder: Path) -> float | None:
         if continued:
-            refuse_imports(config, "resume", trusted)
+            try:
+                refuse_imports(config, "resume", trusted)
+            except ConfigError as error:  # not a failure of one run
+                raise sweep.Stopped(error) from error
         try:
             return perform(config, folder, work_begins)
         except OSError as error:  # of the machine: a line is enough, in a sweep too

@@ -50,8 +50,12 @@ class GradientCheck:
         """Looks at the gradients as they are now; without synchronising."""
         for parameters, found, one in self._groups:
             gradients = [p.grad for p in parameters if p.grad is not None]
-            if gradients:
+            if not gradients:
+                continue
+            try:
                 torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, one)
+            except NotImplementedError:  # sparse or complex ones
+                torch._amp_foreach_non_finite_check_and_unscale_(list(map(_dense, gradients)), found, one)
 
     def failed(self) -> bool:
         """Waits for the device."""
@@ -63,6 +67,12 @@ class GradientCheck:
     def clear(self) -> None:
         for _, found, _ in self._groups:
             found.zero_()
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    """A real, dense view of a gradient's values."""
+    values = gradient._values() if gradient.is_sparse else gradient
+    return torch.view_as_real(values) if values.is_complex() else values
 
 
 def non_finite_weights(model: nn.Module) -> list[str]:

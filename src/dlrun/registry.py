@@ -30,6 +30,7 @@ __all__ = [
     "Setting",
     "argument_help",
     "did_you_mean",
+    "imports_of",
     "settings_of",
     "type_name",
     "validate",
@@ -162,6 +163,14 @@ class Registry:
 
     def _is_own(self, constructor: Any, name: str) -> bool:
         return constructor.__module__ == f"{self.package}.{self._files()[name]}"
+
+
+def imports_of(config: Any) -> set[str]:
+    """Every module that a configuration imports, wherever its `import:` stands."""
+    if isinstance(config, Mapping):
+        own = {str(config["import"])} if config.get("import") else set()
+        return own.union(*map(imports_of, config.values()))
+    return set().union(*map(imports_of, config)) if isinstance(config, (list, tuple)) else set()
 
 
 def _context(constructor: Callable[..., Any]) -> list[str]:

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from dlrun import rundir
 from dlrun.arguments import is_sweep, quote, split_arguments, value_of
-from dlrun.registry import ConfigError
+from dlrun.registry import ConfigError, imports_of
 from dlrun.saved_run import is_trusted, read_saved, refuse_imports
 from dlrun.sweeps.manifest import FILE, PASSING, Manifest, read
 
 HARMLESS = re.compile(
-    r"hydra\.sweep\.subdir=([\w=-]|\$\{hydra:job\.(num|id)\})+"
+    r"hydra\.sweep\.subdir=(?!\.)(?!.*\.\.)([\w=.,-]|\$\{[\w.]+\}|\$\{hydra:job\.(num|id)\})+"
     r"|hydra/sweeper=[\w-]+"
-    r"|\+?hydra\.sweeper\.(max_batch_size|params(\.[\w.@/]+)?)=(?!.*_target_).*"
+    r"|\+?hydra\.sweeper\.(max_batch_size|params(\.[\w.@/]+)?)=(?!.*(_target_|hydra)).*"
 )
 """Of Hydra's own settings those that number and place the runs of a sweep and can do nothing else."""
 HOW_TO_RUN = ("hydra/launcher", "hydra.launcher.", "hydra.verbose")  # may be typed again: the runs stay the same
@@ -45,7 +44,9 @@ def use_saved_sweep(argv: list[str]) -> list[str] | None:
             f"resume: a sweep goes on as it was started, without {' '.join(changes)}; start a new sweep with it "
             f"({folder}: {saved})"
         )
-    if any("-cd" in f or "--config-dir" in f for f in saved.flags) and not any(f.startswith("-") for f in flags):
+    if any("-cd" in f or "--config-dir" in f for f in saved.flags) and not any(
+        f.startswith(("-cd", "--config-dir")) for f in flags
+    ):
         raise ConfigError(f"resume: '{folder}' was started with {' '.join(saved.flags)}; give that folder again")
     place = "hydra.sweep.dir=" + quote(str(folder)).replace("${", "\\${")
     return [*flags, "--multirun", *saved.words, *saved.hydra, *words, place]
@@ -62,7 +63,7 @@ def in_stored_order(argv: list[str]) -> list[str]:
     words = [word for word in typed if word not in hydra]
     if not saved.is_of(Manifest.of(words, hydra, flags)):
         return argv
-    return [*flags, *saved.words, *(set(words) - set(saved.words)), *hydra]
+    return [*flags, *saved.words, *(word for word in words if word not in saved.words), *hydra]
 
 
 def _refuse_code(folder: Path, saved: Manifest) -> None:
@@ -70,10 +71,9 @@ def _refuse_code(folder: Path, saved: Manifest) -> None:
         key = word.partition("=")[0].lstrip("+~")
         if word.startswith("-") or key in ("resume", "run", "hydra.sweep.dir", "hydra.mode"):
             raise ConfigError(f"resume: {folder / FILE} is damaged ('{word}'); restore it from a copy of the sweep")
-        own = re.match(r"hydra[./@]", key) and not HARMLESS.fullmatch(word)
-        if own or re.search(
-            r"@_*(global_\.)?hydra|\$\{[^}]*:", word if not own and not HARMLESS.fullmatch(word) else ""
-        ):
+        if HARMLESS.fullmatch(word):
+            continue
+        if re.match(r"hydra(\W|$)", key) or re.search(r"@_*(global_\.)?hydra|\$\{[^}]*:", word):
             raise ConfigError(
                 f"resume: the saved sweep sets '{word}', which can run code; nothing was run. If you trust it, add "
                 "trust_imports=true"
@@ -84,19 +84,7 @@ def job_config(composed: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The configuration with which a stopped run of a sweep goes on: its own, as the composed one does not know what an
     `auto` stood for. Raises ConfigError if the saved one is damaged or imports what the composed one does not."""
     saved = read_saved(folder, "resume")
-    if _imports(saved) - _imports(composed):
-        refuse_imports(saved, "resume", trusted=False)
+    if imports_of(saved) - imports_of(composed):
+        refuse_imports(saved, "resume", trusted=bool(composed.get("trust_imports")))
     command = {key: value for key, value in composed.items() if key not in saved}
     return {**saved, **command, "action": composed["action"]}
-
-
-def _imports(value: Any) -> set[str]:
-    """Every module that a configuration imports."""
-    if isinstance(value, dict):
-        own = {str(value["import"])} if value.get("import") else set()
-        return own.union(*map(_imports, value.values()))
-    return set().union(*map(_imports, value)) if _is_list(value) else set()
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Iterable) and not isinstance(value, str)

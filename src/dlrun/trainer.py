@@ -30,7 +30,8 @@ from dlrun.early_stopping import EarlyStopping
 from dlrun.metrics._collection import MetricCollection, direction
 from dlrun.metrics._monitor import metric_of, not_reported
 from dlrun.metrics._sums import EpochSums
-from dlrun.models._dropout import DropoutKeys, has_foreign_randomness
+from dlrun.models._dropout import DropoutKeys, has_foreign_randomness, is_foreign
+from dlrun.optimizers._state import load_state, settings_of, state_of
 from dlrun.registry import ConfigError, Registry
 from dlrun.regularization._base import Regularizer
 from dlrun.schedulers._base import Scheduler
@@ -124,13 +125,16 @@ class Trainer:
         self.penalties = [(n, r) for n, r in regularizers.items() if type(r).penalty is not Regularizer.penalty]
         self.projections = [r for r in regularizers.values() if type(r).project is not Regularizer.project]
         self.dropout_keys = DropoutKeys(run.model, seed)
-        self.reseed = has_foreign_randomness(run.model)
+        others = (run.task, run.loss, run.optimizer, *regularizers.values())
+        self.reseed = has_foreign_randomness(run.model) or any(map(is_foreign, others))
         self.reads_losses = run.device.type == "cpu"  # elsewhere reading a loss waits for the device: see _check_finite
         self.replaying = False
         self.forward = torch.compile(run.model) if compile else run.model
         self.trainable = [p for p in run.model.parameters() if p.requires_grad]
         self.gradients = None if self.scaler else GradientCheck(self.trainable)  # fp16: the scaler skips such updates
-        self.base_lrs = [group["lr"] for group in run.optimizer.param_groups]
+        self.built_settings = settings_of(
+            run.optimizer
+        )  # what the schedule's factor and overriding on resuming refer to
         self.batch = 0  # batches of the current epoch that are done
         self.epoch_seconds: list[float] = []  # of the training part; the last one grows while its epoch lasts
         self.earlier_seconds = 0.0  # in `fit` before the checkpoint that this process resumed from
@@ -156,12 +160,15 @@ class Trainer:
     def _fit(self) -> None:
         run = self.run
         self._call("on_fit_start", run)
+        self._mend_best()
         # `self.batch`: an epoch stopped after its last update, before or in its validation
         while run.epoch < run.epochs and (run.step < run.total_steps or self.batch) and not self.best.should_stop:
             self._call("on_epoch_start", run)
             self._train_epoch()
             self._finish_epoch()
             self.save_last()
+            if run.best.get("step") == run.step:
+                self._save_best()  # after last.pt, from which it can be made again
             self._call("on_epoch_end", run)
             if self.signals.arrived:
                 raise self._interrupted()
@@ -204,8 +211,8 @@ class Trainer:
         """One update. Returns the result of the forward pass and the objective (loss + penalties), detached."""
         run, optimizer = self.run, self.run.optimizer
         factor = self.scheduler.factor(run.step)
-        for group, lr in zip(optimizer.param_groups, self.base_lrs, strict=True):
-            group["lr"] = lr * factor
+        for group, built in zip(optimizer.param_groups, self.built_settings, strict=True):
+            group["lr"] = built["lr"] * factor
         optimizer.zero_grad(set_to_none=True)
         result, objective = self._gradients_of(batch)
         if self.gradients:
@@ -331,12 +338,14 @@ class Trainer:
             raise not_reported(run.monitor, list(flat))
         if self.best.observe(flat[run.monitor]):
             run.best = {"epoch": run.epoch, "step": run.step, "monitor": run.monitor, "value": flat[run.monitor]}
-            self._save_best()
 
     def test(self) -> dict[str, float]:
         """Opens the sealed test set, once, with the weights of the best checkpoint."""
         state = checkpoint.load(self.run.folder / rundir.BEST, "run", self.run.device)
         checkpoint.load_weights(self.run.model, state)
+        if state["best"] != self.run.best:  # best.pt was written after the checkpoint that the run fell back to
+            log.warning("%s is of epoch %d, not of the best one resumed", rundir.BEST, state["best"]["epoch"])
+            self.run.best = dict(state["best"])
         self.average = None  # best.pt holds the averaged weights already
         with self.signals:
             return self.evaluate("test")
@@ -352,13 +361,13 @@ class Trainer:
         run = self.run
         return {
             "model": run.model.state_dict(),
-            "optimizer": _with_rates(run.optimizer.state_dict(), self.base_lrs),
+            "optimizer": state_of(run.optimizer, self.built_settings),
             "scheduler": self.scheduler.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "best": self.best.state_dict(),
             "data": run.data.state_dict(),
-            "callbacks": {type(callback).__name__: callback.state_dict() for callback in self.callbacks},
+            "callbacks": {name: callback.state_dict() for name, callback in self._named_callbacks().items()},
             "counters": {"epoch": run.epoch, "step": run.step, "samples": run.samples, "batch": self.batch},
             "sums": self.sums.state_dict(),
             "train_metrics": self.train_metrics.state_dict() if self.batch else {},
@@ -385,7 +394,7 @@ class Trainer:
             if (saved := state["environment"][name]) != value:
                 log.warning("resuming with %s %s after %s: the last bits of the results may differ", name, value, saved)
         checkpoint.load_weights(run.model, dict(state), "resume")
-        run.optimizer.load_state_dict(_with_settings(state["optimizer"], run.optimizer))
+        load_state(run.optimizer, state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         if self.average and state["average"]:
             self.average.load_state_dict(state["average"])
@@ -394,8 +403,8 @@ class Trainer:
         self.best.load_state_dict(state["best"])
         if state["data"] != run.data.state_dict():
             log.warning("the data are not those of the checkpoint: the results will not be those of an unbroken run")
-        for callback in self.callbacks:
-            if saved := state["callbacks"].get(type(callback).__name__):
+        for name, callback in self._named_callbacks().items():
+            if saved := state["callbacks"].get(name):
                 callback.load_state_dict(saved)
         counters = state["counters"]
         run.epoch, run.step, run.samples, self.batch = (counters[k] for k in ("epoch", "step", "samples", "batch"))
@@ -416,6 +425,16 @@ class Trainer:
         step, every = self.run.step, self.checkpoint_every_steps
         first = step == 1 and not self.reads_losses  # see _replay
         return bool(every and step % every == 0) or now - self.saved_at >= self.checkpoint_every_s or first
+
+    def _mend_best(self) -> None:
+        """Writes best.pt if the run was killed when last.pt of the best epoch had been written, but best.pt had not."""
+        run, path = self.run, self.run.folder / rundir.BEST
+        if self.batch or not run.best or run.best["step"] != run.step:
+            return
+        with suppress(checkpoint.Damaged):
+            if checkpoint.load(path)["best"] == run.best:
+                return
+        self._save_best()
 
     def _save_best(self) -> None:
         with self._averaged():
@@ -453,6 +472,14 @@ class Trainer:
         for callback in self.callbacks if not self.replaying else ():
             getattr(callback, hook)(*args)
 
+    def _named_callbacks(self) -> dict[str, Callback]:
+        """By class, and of several of one class by number."""
+        named: dict[str, Callback] = {}
+        for callback in self.callbacks:
+            name = type(callback).__name__
+            named[name if name not in named else f"{name} {len(named)}"] = callback
+        return named
+
     def _averaged(self) -> Any:
         """The averaged weights in place of the trained ones, where an average is kept and has begun."""
         return self.average.swap(self.run.model) if self.average else nullcontext()
@@ -478,9 +505,12 @@ class Trainer:
         self.scheduler.check_metrics([f"val/{name}" for name in names])
 
     def _reseed(self, name: str, counter: int) -> None:
-        """Seeds the global generators where the model has randomness that is not ours."""
+        """Seeds the global generators where a component has randomness that is not ours."""
         if self.reseed:
-            torch.manual_seed(streams.seed_of(self.seed, name, counter))
+            seed = streams.seed_of(self.seed, name, counter)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed takes a hundred times as long
+            if self.run.device.type == "cuda":
+                torch.cuda.default_generators[self.run.device.index].manual_seed(seed)
 
     def _all_finite(self, objective: Tensor) -> bool:
         """Whether the objective and the gradients of the step in hand are; waits for the device."""
@@ -511,7 +541,9 @@ class Trainer:
             self.reads_losses = self.replaying = True
             if self.gradients:
                 self.gradients.clear()
+            earlier = self.earlier_seconds
             self.load_state_dict(state)
+            self.earlier_seconds = earlier  # this process's own time is not counted twice
             self._train_epoch()
 
     def _diverged(self, batch: Batch) -> Diverged:
@@ -577,21 +609,6 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 def _first(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
-
-
-def _with_settings(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """A saved state with the settings of `optimizer`, which may have been changed on resuming (`optimizer.weight_decay`)."""
-    groups = [
-        {**group, "params": saved["params"]}
-        for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True)
-    ]
-    return {**state, "param_groups": groups}
-
-
-def _with_rates(state: Mapping[str, Any], lrs: list[float]) -> dict[str, Any]:
-    """A state with `optimizer.lr` in place of the rate of the last update, which follows from it and the step."""
-    groups = [{**group, "lr": lr} for group, lr in zip(state["param_groups"], lrs, strict=True)]
-    return {**state, "param_groups": groups}
 
 
 def _plain(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -209,6 +209,10 @@ def test_nothing_but_the_same_sweep_goes_on(cli, tmp_path: Path) -> None:
         ("hydra", "hydra.searchpath=[file://.]"),
         ("hydra", "hydra.sweep.subdir=../../x"),
         ("hydra", "hydra.sweep.subdir=/tmp/x"),
+        ("words", "+hydra={callbacks: {x: {_target_: marker.Marker}}}"),
+        ("words", "++hydra={job: {env_set: {PATH: evil}}}"),
+        ("words", "~hydra"),
+        ("hydra", "hydra.sweeper.params={hydra.job.env_set.PATH: evil}"),
         ("words", "optimizer.lr=${oc.env:HOME}"),
         ("words", "+model.import=marker"),
         ("words", "data.augmentation={flip: {import: marker}}"),
@@ -322,3 +326,41 @@ def test_the_same_words_in_another_order() -> None:
     assert one.is_of(manifest.Manifest(["b=2", "a=1", "a=3"]))
     assert not one.is_of(manifest.Manifest(["b=2", "a=3", "a=1"]))
     assert not one.is_of(manifest.Manifest(["a=1", "b=2", "a=3"], ["hydra.sweep.subdir=x"]))
+
+
+def test_references_between_settings_are_resolved_in_each_run(cli, tmp_path: Path) -> None:
+    """A stored word that refers to another setting, and a folder named by one, mean the same when the sweep goes on."""
+    words = (
+        "data.batch_size=16,32",
+        "data.limit_train=${data.batch_size}",
+        "hydra.sweep.subdir=lr_${optimizer.lr}_b${data.batch_size}",
+    )
+    one_epoch = (*QUICK, "trainer.epochs=1", *words)
+    assert cli(*one_epoch, "hydra.sweep.dir=sweep", "-m").rc == 0
+    jobs = {path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()}
+    assert jobs == {"lr_0.001_b16", "lr_0.001_b32"}
+    shutil.rmtree(tmp_path / "sweep" / "lr_0.001_b32")
+    done = cli("resume=sweep")
+    assert done.rc == 0, done.stderr
+    assert statuses(tmp_path / "sweep") == ["finished", "finished"]
+    config = rundir.read_config(tmp_path / "sweep" / "lr_0.001_b32", "run")
+    assert (config["data"]["batch_size"], config["data"]["limit_train"]) == (32, 32)
+
+
+def test_the_command_that_goes_on_works_with_a_users_module(cli, tmp_path: Path, monkeypatch) -> None:
+    """It asks for the trust that the runs need; without it one line says so and no run is recorded as failed."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_layers.py").write_text("")
+    with monkeypatch.context() as patch:
+        stop_in(patch, seed=1, step=3, act=terminate)
+        done = cli(*SWEEP, "+model.import=own_layers")
+    assert done.rc == 143
+    assert "resume=sweep trust_imports=true" in done.stderr.splitlines()[-1]
+    before = files(tmp_path / "sweep")
+    refused = cli("resume=sweep")
+    lines = [line for line in refused.stderr.splitlines() if line.startswith("dlrun: ")]
+    assert (refused.rc, len(lines)) == (1, 1)
+    assert "trust_imports=true" in lines[0]
+    assert files(tmp_path / "sweep") == before
+    assert cli("resume=sweep", "trust_imports=true").rc == 0
+    assert statuses(tmp_path / "sweep") == ["finished"] * 3

@@ -17,6 +17,8 @@ def load_trained(config: dict[str, Any], folder: Path) -> Parts:
     check(config)
     best = folder / rundir.BEST
     state = checkpoint.load(best, "run") if best.is_file() else checkpoint.load_last(folder / rundir.LAST, "run")
+    if state is None and (rundir.read_results(folder) or {}).get("status") == "finished":
+        raise ConfigError(f"run: the checkpoints in {best.parent} are gone; restore them from a copy of the run")
     if state is None:
         raise ConfigError(f"run: no checkpoint in {best.parent}: nothing was trained; go on with it by resume={folder}")
     if "data" not in state:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.callbacks._base import Run
+from dlrun.registry import imports_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,14 +39,15 @@ def metrics_table(results: Mapping[str, Any]) -> Table:
 def what_next(run: Run, status: str) -> list[str]:
     """`curves:  tensorboard --logdir outputs/...` and the like."""
     folder = shlex.quote(readable(run.folder))
+    again = f"{folder} trust_imports=true" if imports_of(run.config) else folder
     lines = {"folder": folder}
     if (run.config.get("callbacks") or {}).get("tensorboard"):
         lines["curves"] = f"{command('tensorboard')} --logdir {folder}"
     if status == "finished":
-        lines["test again"] = f"{command('dlrun')} action=test run={folder}"
-        lines["predict"] = f"{command('dlrun')} action=predict run={folder}"
+        lines["test again"] = f"{command('dlrun')} action=test run={again}"
+        lines["predict"] = f"{command('dlrun')} action=predict run={again}"
     elif status == "failed":  # how to go on after an interruption is said by the command line, of a sweep as a whole
-        lines["go on"] = f"{command('dlrun')} resume={folder}"
+        lines["go on"] = f"{command('dlrun')} resume={again}"
     return [f"{what + ':':<12} {command}" for what, command in lines.items()]
 
 

@@ -109,9 +109,13 @@ def has_foreign_randomness(model: nn.Module) -> bool:
     return any(_draws(module) for module in model.modules())
 
 
+def is_foreign(component: object) -> bool:
+    """Whether a component is a user's, which may call anything."""
+    return type(component).__module__.partition(".")[0] not in ("torch", "torchvision", "dlrun")
+
+
 def _draws(module: nn.Module) -> bool:
-    package, _, name = type(module).__module__.partition(".")
-    if package not in ("torch", "torchvision", "dlrun") or name == "ops.stochastic_depth":
+    if is_foreign(module) or type(module).__module__ == "torchvision.ops.stochastic_depth":
         return True
     if isinstance(module, nn.modules.dropout._DropoutNd):
         return module.p > 0

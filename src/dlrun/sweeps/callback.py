@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dlrun import rundir
@@ -25,8 +25,10 @@ class SweepCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with contextlib.suppress(OmegaConfBaseException):
-            given = config.hydra.overrides
-            sweep.begin(Path(str(config.hydra.sweep.dir)), list(given.task), list(given.hydra))
+            given: Any = OmegaConf.to_container(
+                config.hydra.overrides, resolve=False
+            )  # each run resolves them for itself
+            sweep.begin(Path(str(config.hydra.sweep.dir)), given["task"], given["hydra"])
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         sweep.finish(Path(str(config.hydra.sweep.dir)))

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from dlrun import rundir
-from dlrun.registry import ConfigError
+from dlrun.registry import ConfigError, imports_of
 from dlrun.sweeps.manifest import Manifest, refuse_other, write
 
 _flags: list[str] = []
@@ -95,7 +95,12 @@ def command_line(key: str, folder: Path, flags: list[str]) -> str:
     """`dlrun resume=<folder>`, to be pasted into a shell here."""
     from dlrun.callbacks._closing import command, readable
 
-    return " ".join([command("dlrun"), *map(shlex.quote, flags), shlex.quote(f"{key}={readable(folder)}")])
+    words = [command("dlrun"), *map(shlex.quote, flags), shlex.quote(f"{key}={readable(folder)}")]
+    for config in (folder / rundir.CONFIG, *folder.glob(f"*/{rundir.CONFIG}")):
+        with contextlib.suppress(ConfigError):
+            if imports_of(rundir.read_config(config.parents[1], key)):
+                return " ".join([*words, "trust_imports=true"])
+    return " ".join(words)
 
 
 def _show(board: object) -> None:
