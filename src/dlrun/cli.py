@@ -143,7 +143,8 @@ def _answer(error: BaseException, argv: list[str], asked_for_traceback: bool) ->
         import traceback
 
         traceback.print_exception(error)
-    print(f"dlrun: {explain(error, argv)}", file=sys.stderr)
+    line = explain(error, argv).replace("\n", "\\n")  # of a value that the message quotes
+    print(f"dlrun: {line}", file=sys.stderr)
     if code == 1 and is_users(error):
         rundir.remove_created()
     return code

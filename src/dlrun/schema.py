@@ -88,7 +88,9 @@ def validate(value: Any, annotation: Any, key: str) -> Any:
     except ValueError:
         raise ConfigError(f"{key}: got {_show(value)}; expected {type_name(annotation)}, finite") from None
     if _too_large(value):
-        raise ConfigError(f"{key}: got {_show(value)}; expected {type_name(annotation)}, within 64 bits")
+        raise ConfigError(
+            f"{key}: got {_show(value)}; expected {type_name(annotation)}, within 64 bits, or 3e38 as a float"
+        )
     try:
         checked = _adapter(annotation).validate_json(text, strict=True)
     except pydantic.ValidationError as error:
@@ -99,10 +101,10 @@ def validate(value: Any, annotation: Any, key: str) -> Any:
 
 
 def _too_large(value: Any) -> bool:
-    """Whether an integer in `value` does not fit into 64 bits: PyTorch and NumPy would stumble over it."""
+    """Whether an integer in `value` does not fit into 64 bits, or a float into 32: PyTorch and NumPy would stumble over it."""
     if isinstance(value, (list, tuple, Mapping)):
         return any(map(_too_large, value.values() if isinstance(value, Mapping) else value))
-    return isinstance(value, int) and abs(value) >= 1 << 63
+    return abs(value) >= (1 << 63 if isinstance(value, int) else 3.4e38) if isinstance(value, (int, float)) else False
 
 
 def type_name(annotation: Any) -> str:

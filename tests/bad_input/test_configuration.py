@@ -71,6 +71,7 @@ ROWS: list[tuple[list[str], list[str]]] = [
     (["optimizer.lr=a=b"], ["cannot read the override", "quote"]),
     (["=3"], ["cannot read the override '=3'"]),
     (["seed=99999999999999999999"], ["seed: got", "64 bits"]),
+    (["optimizer=rmsprop", "optimizer.lr=1e308"], ["optimizer.lr: got 1e+308", "3e38"]),
     (["model=mlp", "model.hidden=[100000000000]"], ["not enough memory"]),
     (["data.augmentation={elastic: {sigma: 1e30}}"], ["data.augmentation.elastic.sigma"]),
     (["hydra.run.dir=/proc/none"], ["/proc/none"]),
