@@ -83,7 +83,7 @@ class Bare:
         self.inputs, self.targets = source.inputs, source.targets
         self.rows = self._rows()
         self.dropout_keys, self.gradients = DropoutKeys(self.model, 0), GradientCheck(list(self.model.parameters()))
-        self.sums, self.counters, self.now = EpochSums(), [0, 0, 0], 0.0
+        self.sums, self.counters, self.now, self.value = EpochSums(), [0, 0, 0], 0.0, 0.0
         self.parts = dict(zip(PARTS, (self._streams, self._finite_check, self._bookkeeping), strict=True))
 
     def _rows(self) -> Iterator[torch.Tensor]:
@@ -98,13 +98,14 @@ class Bare:
 
     def _finite_check(self, loss: torch.Tensor) -> None:
         self.gradients.add()
-        if not (math.isfinite(loss.item()) and not self.gradients.failed()):
+        self.value = loss.item()
+        if not (math.isfinite(self.value) and not self.gradients.failed()):
             raise RuntimeError
 
     def _bookkeeping(self, loss: torch.Tensor) -> None:
         self.counters[1] += 1
         self.counters[2] += BATCH
-        self.sums.add(loss, loss, BATCH)
+        self.sums.add(self.value, self.value, BATCH)
         self.now = time.perf_counter()
         if self.trainer.signals.arrived or self.trainer._checkpoint_due(self.now):
             raise RuntimeError

@@ -43,17 +43,14 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self._number: int | None = None
+        self.arrived = False  # asked for at every step, so no property
+        self._number = 0
         self._previous: dict[int, Any] = {}
-
-    @property
-    def arrived(self) -> bool:
-        return self._number is not None
 
     @property
     def exit_code(self) -> int:
         """Of the signal that arrived."""
-        assert self._number is not None
+        assert self.arrived
         return exit_code(self._number)
 
     def __enter__(self) -> None:
@@ -67,7 +64,7 @@ class Signals:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         for number, previous in self._previous.items():
             signal.signal(number, previous)
-        if kind is None and self._previous and self._number is not None:  # too late for anybody here to act on
+        if kind is None and self._previous and self.arrived:  # too late for anybody here to act on
             signal.raise_signal(self._number)
 
     def _note(self, number: int, frame: Any) -> None:
@@ -75,6 +72,6 @@ class Signals:
             return
         if self.arrived:
             raise InterruptedAtOnce(exit_code(number))
-        self._number = number
+        self.arrived, self._number = True, number
         if number == signal.SIGINT:  # written without Python's buffers, which the handler may have interrupted
             os.write(2, b"\ndlrun: stopping after this step, with a checkpoint; Ctrl-C once more leaves at once\n")

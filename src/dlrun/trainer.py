@@ -141,6 +141,7 @@ class Trainer:
         self.fit_s = 0.0  # in `fit`, those included
         self.started_at = self.saved_at = time.perf_counter()
         self.sums = EpochSums()
+        self.objective = 0.0  # of the last step, where it is read
         self.train_metrics = MetricCollection(run.loss, run.task.target())
         self.clipped_norm: Tensor | None = None  # the gradient's norm before clipping
         self.signals = Signals()
@@ -189,7 +190,11 @@ class Trainer:
             self.batch += 1
             run.step += 1
             run.samples += len(batch.indices)
-            self.sums.add(result.loss, objective, len(batch.indices))
+            if self.reads_losses:  # the objective was read by the finite check
+                loss = self.objective if objective is result.loss else result.loss.item()
+                self.sums.add(loss, self.objective, len(batch.indices))
+            else:
+                self.sums.add(result.loss, objective, len(batch.indices))
             self.train_metrics.update(result.outputs, result.targets)
             now = time.perf_counter()
             self.epoch_seconds[-1] = earlier + now - start
@@ -514,7 +519,8 @@ class Trainer:
 
     def _all_finite(self, objective: Tensor) -> bool:
         """Whether the objective and the gradients of the step in hand are; waits for the device."""
-        return math.isfinite(objective.item()) and not (self.gradients and self.gradients.failed())
+        self.objective = objective.item()
+        return math.isfinite(self.objective) and not (self.gradients and self.gradients.failed())
 
     def _check_finite(self) -> None:
         """Raises Diverged unless all losses of this epoch and all gradients so far and all weights are finite; so at the

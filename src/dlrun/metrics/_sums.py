@@ -13,14 +13,15 @@ class EpochSums:
     def __init__(self, loss: Tensor | float = 0.0, objective: Tensor | float = 0.0, samples: int = 0) -> None:
         self._loss, self._objective, self.samples = loss, objective, samples
 
-    def add(self, loss: Tensor, objective: Tensor, count: int) -> None:
-        if loss.device.type == "cpu":  # reading is free there, and Python's floats are the cheapest sum
-            value = loss.item() * count
-            self._loss += value
-            self._objective += value if objective is loss else objective.item() * count
-        else:
-            self._loss = self._loss + loss.double() * count
-            self._objective = self._objective + objective.double() * count
+    def add(self, loss: Tensor | float, objective: Tensor | float, count: int) -> None:
+        """Floats where they were read already; tensors otherwise, which are read on the CPU only, where it is free."""
+        if isinstance(loss, Tensor):
+            on_cpu = loss.device.type == "cpu"
+            loss = loss.item() if on_cpu else loss.double()
+        if isinstance(objective, Tensor):
+            objective = objective.item() if isinstance(loss, float) else objective.double()
+        self._loss = self._loss + loss * count
+        self._objective = self._objective + objective * count
         self.samples += count
 
     def loss(self) -> float:
