@@ -28,7 +28,7 @@ FLOORS = (
     "__main__",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
-LONG = {"trainer.py"}  # the loop
+LONG = {"trainer/loop.py"}  # the loop
 BESIDE = {("registry", "schema"), ("provenance", "device"), ("__main__", "cli")}  # one builds on the other
 EXITS = {"cli.py", "__main__.py"}
 

@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt
 
 from dlrun.optimizers import OPTIMIZERS
 from dlrun.optimizers._groups import Fraction, Implementation, flags
+from dlrun.optimizers._lean import Adam
 
 
 @OPTIMIZERS.register("adam")
@@ -33,4 +34,4 @@ def adam(
         weight_decay: added to the gradient as weight_decay w, on weights only (`adamw` decays apart from the gradient).
         implementation: "fused" (one kernel, fastest on CPU and CUDA), "foreach" or "for_loop"; they differ in rounding.
     """
-    return torch.optim.Adam(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **flags(implementation))
+    return Adam(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **flags(implementation))

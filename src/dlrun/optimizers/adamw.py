@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt
 
 from dlrun.optimizers import OPTIMIZERS
 from dlrun.optimizers._groups import Fraction, Implementation, flags
+from dlrun.optimizers._lean import AdamW
 
 
 @OPTIMIZERS.register("adamw")
@@ -34,4 +35,4 @@ def adamw(
         weight_decay: decay of the weights, not scaled by the running means.
         implementation: "fused" (one kernel, fastest on CPU and CUDA), "foreach" or "for_loop"; they differ in rounding.
     """
-    return torch.optim.AdamW(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **flags(implementation))
+    return AdamW(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **flags(implementation))

@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt
 
 from dlrun.optimizers import OPTIMIZERS
 from dlrun.optimizers._groups import Fraction, Implementation, flags
+from dlrun.optimizers._lean import MomentumSGD
 
 
 @OPTIMIZERS.register("momentum")
@@ -32,4 +33,4 @@ def momentum(
         weight_decay: added to the gradient as weight_decay w, on weights only.
         implementation: "fused" (one kernel, fastest on CPU and CUDA), "foreach" or "for_loop"; they differ in rounding.
     """
-    return torch.optim.SGD(params, lr=lr, momentum=momentum, weight_decay=weight_decay, **flags(implementation))
+    return MomentumSGD(params, lr=lr, momentum=momentum, weight_decay=weight_decay, **flags(implementation))

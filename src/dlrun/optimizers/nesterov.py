@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Lt
 
 from dlrun.optimizers import OPTIMIZERS
 from dlrun.optimizers._groups import Implementation, flags
+from dlrun.optimizers._lean import MomentumSGD
 
 
 @OPTIMIZERS.register("nesterov")
@@ -32,6 +33,6 @@ def nesterov(
         weight_decay: added to the gradient as weight_decay w, on weights only.
         implementation: "fused" (one kernel, fastest on CPU and CUDA), "foreach" or "for_loop"; they differ in rounding.
     """
-    return torch.optim.SGD(
+    return MomentumSGD(
         params, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=True, **flags(implementation)
     )

@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt
 
 from dlrun.optimizers import OPTIMIZERS
 from dlrun.optimizers._groups import Fraction, flags
+from dlrun.optimizers._lean import RMSprop
 
 
 @OPTIMIZERS.register("rmsprop")
@@ -35,6 +36,6 @@ def rmsprop(
         weight_decay: added to the gradient as weight_decay w, on weights only.
         implementation: "foreach" (all tensors at once) or "for_loop"; PyTorch has no fused RMSprop.
     """
-    return torch.optim.RMSprop(
+    return RMSprop(
         params, lr=lr, alpha=alpha, eps=eps, momentum=momentum, weight_decay=weight_decay, **flags(implementation)
     )

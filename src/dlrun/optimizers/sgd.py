@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt
 
 from dlrun.optimizers import OPTIMIZERS
 from dlrun.optimizers._groups import Implementation, flags
+from dlrun.optimizers._lean import SGD
 
 
 @OPTIMIZERS.register("sgd")
@@ -28,4 +29,4 @@ def sgd(
             strength.
         implementation: "fused" (one kernel, fastest on CPU and CUDA), "foreach" or "for_loop"; they differ in rounding.
     """
-    return torch.optim.SGD(params, lr=lr, weight_decay=weight_decay, **flags(implementation))
+    return SGD(params, lr=lr, weight_decay=weight_decay, **flags(implementation))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from itertools import islice
 from typing import Annotated, Any, Literal
@@ -25,7 +25,7 @@ from dlrun.averaging import ArithmeticAverage, build_average, refresh_batch_norm
 from dlrun.callbacks._base import Callback, Run
 from dlrun.data._module import SplitName
 from dlrun.device import autocast, grad_scaler
-from dlrun.divergence import REMEDY, Diverged, GradientCheck, Watch, non_finite_weights, watching
+from dlrun.divergence import REMEDY, Diverged, GradientCheck, non_finite_weights
 from dlrun.early_stopping import EarlyStopping
 from dlrun.metrics._collection import MetricCollection, direction
 from dlrun.metrics._monitor import metric_of, not_reported
@@ -37,6 +37,8 @@ from dlrun.regularization._base import Regularizer
 from dlrun.schedulers._base import Scheduler
 from dlrun.signals import Interrupted, Signals
 from dlrun.spec import Batch, StepResult
+from dlrun.trainer._diagnosis import diverged_in_step, diverged_in_validation
+from dlrun.trainer._evaluation import evaluate
 
 log = logging.getLogger(__name__)
 TRAINERS = Registry("trainer", None)
@@ -176,29 +178,32 @@ class Trainer:
         self._call("on_fit_end", run)
 
     def _train_epoch(self) -> None:
-        run, limit = self.run, self.run.steps_per_epoch
+        run, limit, seconds = self.run, self.run.steps_per_epoch, self.epoch_seconds
         if self.batch == 0:
             self.sums = EpochSums()
             self.train_metrics = MetricCollection(run.loss, run.task.target())
-            self.epoch_seconds.append(0.0)
+            seconds.append(0.0)
         run.model.train()
+        on_step = self._overriding("on_step")
         start = window_start = time.perf_counter()
-        earlier, window = self.epoch_seconds[-1], run.samples
+        earlier, window = seconds[-1], run.samples
         left = max(0, min(limit - self.batch, run.total_steps - run.step))
         for batch in islice(run.data.epoch(run.epoch, self.batch), left):
             result, objective = self._step(batch)
+            size = len(batch.indices)
             self.batch += 1
             run.step += 1
-            run.samples += len(batch.indices)
+            run.samples += size
             if self.reads_losses:  # the objective was read by the finite check
                 loss = self.objective if objective is result.loss else result.loss.item()
-                self.sums.add(loss, self.objective, len(batch.indices))
+                self.sums.add(loss, self.objective, size)
             else:
-                self.sums.add(result.loss, objective, len(batch.indices))
+                self.sums.add(result.loss, objective, size)
             self.train_metrics.update(result.outputs, result.targets)
             now = time.perf_counter()
-            self.epoch_seconds[-1] = earlier + now - start
-            self._call("on_step", run, result)
+            seconds[-1] = earlier + now - start
+            for hook in on_step:
+                hook(run, result)
             if run.step % self.log_every_steps == 0 or run.step == 1:
                 self._log(result, objective, (run.samples - window) / max(now - window_start, 1e-9))
                 window, window_start = run.samples, now
@@ -210,7 +215,7 @@ class Trainer:
             if self._checkpoint_due(now):
                 self.save_last()
         self._check_finite()  # waits for the device, so that the time is that of the work
-        self.epoch_seconds[-1] = earlier + time.perf_counter() - start
+        seconds[-1] = earlier + time.perf_counter() - start
 
     def _step(self, batch: Batch) -> tuple[StepResult, Tensor]:
         """One update. Returns the result of the forward pass and the objective (loss + penalties), detached."""
@@ -218,12 +223,13 @@ class Trainer:
         factor = self.scheduler.factor(run.step)
         for group, built in zip(optimizer.param_groups, self.built_settings, strict=True):
             group["lr"] = built["lr"] * factor
-        optimizer.zero_grad(set_to_none=True)
+        for parameter in self.trainable:
+            parameter.grad = None
         result, objective = self._gradients_of(batch)
         if self.gradients:
             self.gradients.add()
         if (self.reads_losses or run.step == 0) and not self._all_finite(objective):
-            raise self._diverged(batch)
+            raise diverged_in_step(self, batch)
         if self.clip_norm is not None:
             if self.scaler:
                 self.scaler.unscale_(optimizer)
@@ -232,7 +238,7 @@ class Trainer:
             self.scaler.step(optimizer)
             self.scaler.update()
             if self.reads_losses and self._scale_is_lost():
-                raise self._diverged(batch)
+                raise diverged_in_step(self, batch)
         else:
             optimizer.step()
         for regularizer in self.projections:
@@ -252,8 +258,7 @@ class Trainer:
         self.dropout_keys.fill(run.step, micro)
         if self.reseed:
             self._reseed(f"modules/{micro}", run.step)
-        with autocast(self.precision, run.device):
-            result = run.task(self.forward, batch, streams.Stream(self.seed, "task", run.step, micro))
+        result = self._forward(batch, streams.Stream(self.seed, "task", run.step, micro))
         if run.step == 0:
             self._check_outputs(result, batch)
         objective = result.loss
@@ -265,8 +270,14 @@ class Trainer:
         scaled = objective * share if share != 1.0 else objective
         (self.scaler.scale(scaled) if self.scaler else scaled).backward()
         loss = result.loss.detach()
-        kept = result._replace(loss=loss, outputs=result.outputs.detach())
+        kept = StepResult(loss, result.outputs.detach(), result.targets, result.parts)
         return kept, loss if objective is result.loss else objective.detach()
+
+    def _forward(self, batch: Batch, stream: streams.Stream) -> StepResult:
+        if self.precision == "fp32":
+            return self.run.task(self.forward, batch, stream)
+        with autocast(self.precision, self.run.device):
+            return self.run.task(self.forward, batch, stream)
 
     def _accumulated(self, batch: Batch) -> tuple[StepResult, Tensor]:
         size = len(batch.indices)
@@ -292,18 +303,9 @@ class Trainer:
 
     def evaluate(self, split: SplitName) -> dict[str, float]:
         """Mean loss and metrics of a split, with the averaged weights where an average is kept."""
-        run = self.run
-        metrics = MetricCollection(run.loss, run.task.target())
-        sums = EpochSums()
-        run.model.eval()
         self._reseed(f"modules/{split}", 0)
-        with self._averaged(), torch.inference_mode(), autocast(self.precision, run.device):
-            for batch in self._batches(split):
-                result = run.task(self.forward, batch, streams.Stream(self.seed, f"task/{split}"))
-                metrics.update(result.outputs.float(), result.targets)
-                sums.add(result.loss, result.loss, len(batch.indices))
-        run.model.train()
-        return _plain({"loss": sums.loss(), **metrics.compute()})
+        with self._averaged():
+            return evaluate(self.run, split, self._batches(split), self.precision, self.seed)
 
     def _batches(self, split: SplitName) -> Iterator[Batch]:
         """The batches of an evaluation; a signal ends it."""
@@ -336,7 +338,7 @@ class Trainer:
         """Tells the schedule and early stopping of a validation, and keeps the weights if they are the best so far."""
         run = self.run
         if not math.isfinite(validation["loss"]):
-            raise self._diverged_in_validation()
+            raise diverged_in_validation(self)
         flat = {f"{split}/{name}": value for split in run.history for name, value in run.history[split].items()}
         self.scheduler.observe(flat)
         if run.monitor not in flat:  # such as the AUROC where validation has one class only
@@ -474,8 +476,15 @@ class Trainer:
         self._call("on_evaluation", self.run, split, metrics)
 
     def _call(self, hook: str, *args: Any) -> None:
-        for callback in self.callbacks if not self.replaying else ():
-            getattr(callback, hook)(*args)
+        for method in self._overriding(hook):
+            method(*args)
+
+    def _overriding(self, hook: str) -> list[Callable[..., None]]:
+        """This hook of the callbacks that have it; none during a replay."""
+        if self.replaying:
+            return []
+        hooks, idle = [getattr(callback, hook) for callback in self.callbacks], getattr(Callback, hook)
+        return [method for method in hooks if getattr(method, "__func__", None) is not idle]
 
     def _named_callbacks(self) -> dict[str, Callback]:
         """By class, and of several of one class by number."""
@@ -552,57 +561,6 @@ class Trainer:
             self.earlier_seconds = earlier  # this process's own time is not counted twice
             self._train_epoch()
 
-    def _diverged(self, batch: Batch) -> Diverged:
-        """Repeats the step that went wrong, from the same samples and random streams, and says what is first not finite."""
-        self.run.optimizer.zero_grad(set_to_none=True)
-        self.forward = self.run.model  # a compiled one does not see what watches
-        for micro, part in enumerate(self._micro_batches(batch)):
-            with watching(self.run.model, part.indices) as watch:
-                result, objective = self._forward_backward(part, micro, len(part.indices) / len(batch.indices))
-                self._see(result, watch)
-                watch.see(objective, "the objective is")
-                for name, parameter in self.run.model.named_parameters():
-                    layer = name.rpartition(".")[0]
-                    watch.see(parameter.grad, f"the gradient of the weights '{name}' is", layer, of_samples=False)
-            if watch.what:
-                break
-        return self._explain(watch, f"at step {self.run.step + 1}", self.run.step + 1, batch)
-
-    def _diverged_in_validation(self) -> Diverged:
-        """Repeats the validation up to the first batch with a loss that is not finite."""
-        run = self.run
-        run.model.eval()
-        with self._averaged(), torch.inference_mode(), autocast(self.precision, run.device):
-            for batch in islice(run.data.split("val"), self.limits["val"]):
-                with watching(run.model, batch.indices) as watch:
-                    result = run.task(run.model, batch, streams.Stream(self.seed, "task/val"))
-                    self._see(result, watch)
-                if watch.what:
-                    break
-        return self._explain(watch, f"in the validation after step {run.step}", run.step, batch, "val")
-
-    def _see(self, result: StepResult, watch: Watch) -> None:
-        """Watches the loss, sample by sample where it is a mean over samples, and the other parts of the objective."""
-        with suppress(NotImplementedError):
-            watch.see(self.run.loss.per_sample(result.outputs, result.targets), "the loss itself is")
-        watch.see(result.loss, "the loss itself is")
-        for name, value in result.parts.items():
-            watch.see(value, f"'{name}' is")
-
-    def _explain(self, watch: Watch, when: str, step: int, batch: Batch, split: SplitName = "train") -> Diverged:
-        """The divergence that a replay has seen."""
-        samples = batch.indices.tolist()
-        blamed = watch.samples or samples
-        rows = self.run.data.source_rows(split, blamed)
-        what = watch.what or "the loss or a gradient was"
-        details = {"step": step, "what": what, "module": watch.module or None, "split": split, "samples": samples}
-        details |= {"not_finite": watch.samples, "source_rows": rows}
-        return Diverged(
-            f"{what} not finite {when} (samples {_first(blamed)} of the {split} split, rows {_first(rows)} of the data); "
-            f"{REMEDY}",
-            details,
-        )
-
     def _interrupted(self) -> Interrupted:
         """To be raised once a checkpoint is written."""
         return Interrupted(self.signals.exit_code, f"interrupted after step {self.run.step}")
@@ -611,10 +569,6 @@ class Trainer:
 def environment(device: torch.device) -> dict[str, Any]:
     """What besides configuration and seed decides the last bits of the results."""
     return {"threads": torch.get_num_threads(), "PyTorch": str(torch.__version__), "device": device.type}
-
-
-def _first(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
 
 
 def _plain(metrics: Mapping[str, float]) -> dict[str, float]:
