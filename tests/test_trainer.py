@@ -478,7 +478,7 @@ def test_a_users_random_functions_are_a_function_of_seed_and_step(make, monkeypa
 def test_the_saved_configuration_names_the_threads(make) -> None:
     """The thread count changes the last bits, so a resumed run takes that of its start."""
     trainer = make()
-    assert resolved(trainer.run.config, trainer)["trainer"]["threads"] == torch.get_num_threads()
+    assert resolved(trainer)["trainer"]["threads"] == torch.get_num_threads()
 
 
 def test_changed_data_are_noticed_on_resuming(make, caplog: pytest.LogCaptureFixture) -> None:

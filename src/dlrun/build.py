@@ -11,13 +11,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import torch
 from annotated_types import Ge
 from torch import nn
 
-from dlrun import streams
+from dlrun import auto, streams
 from dlrun.callbacks._base import Run
 from dlrun.callbacks._build import build_callbacks, check_callbacks
 from dlrun.data._module import DataModule, build_data, check_data
@@ -92,13 +92,14 @@ def build_parts(config: Mapping[str, Any], data_state: Mapping[str, Any] | None 
 def build_trainer(config: Mapping[str, Any], folder: Path) -> Trainer:
     """The whole experiment of a checked configuration, ready to fit in `folder`."""
     parts = build_parts(config)
+    config = without_auto(config, parts)
     settings = TRAINERS.check(config["trainer"])
     limit = FAST_DEV_BATCHES if settings["fast_dev_run"] else settings["limit_train_batches"]
     steps_per_epoch = min(parts.data.steps_per_epoch, limit or parts.data.steps_per_epoch)
     epochs = 1 if settings["fast_dev_run"] else settings["epochs"]
     if settings["steps"] and not settings["fast_dev_run"]:
         epochs = math.ceil(settings["steps"] / steps_per_epoch)
-    _check_batch_norm(parts, steps_per_epoch, settings["accumulate"])
+    _check_batch_norm(parts, steps_per_epoch, 1 if settings["accumulate"] == "auto" else settings["accumulate"])
     total_steps = epochs * steps_per_epoch
     if settings["steps"]:
         total_steps = min(total_steps, settings["steps"])
@@ -131,11 +132,25 @@ def build_trainer(config: Mapping[str, Any], folder: Path) -> Trainer:
     return trainer
 
 
-def resolved(config: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
+def without_auto(config: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
+    """The configuration with the fastest known settings in place of every `auto`; see `dlrun.auto`."""
+    fast = auto.settings_for(parts.device.type, parts.model, parts.data.batch_size)
+    trainer = {"memory_format": "contiguous", **config["trainer"]}  # which a run of an older dlrun does not know
+    trainer |= {name: fast[name] for name in ("precision", "compile", "memory_format") if trainer.get(name) == "auto"}
+    optimizer = dict(config["optimizer"])
+    if optimizer.get("implementation") == "auto":
+        allowed = get_args(OPTIMIZERS.settings(optimizer["name"])["implementation"].annotation)
+        optimizer["implementation"] = fast["implementation"] if fast["implementation"] in allowed else "foreach"
+    return {**config, "trainer": trainer, "optimizer": optimizer}
+
+
+def resolved(trainer: Trainer) -> dict[str, Any]:
     """The configuration as it is saved: every `auto` that decides a number is replaced by what it stands for."""
+    config = trainer.run.config
     saved = {key: value for key, value in config.items() if key not in ("resume", "run", "debug")}
     saved["loss"] = {**config["loss"], "name": trainer.run.loss.name}
-    saved["trainer"] = {**config["trainer"], "threads": torch.get_num_threads()}
+    compiled = trainer.forward is not trainer.run.model
+    saved["trainer"] = {**config["trainer"], "threads": torch.get_num_threads(), "compile": compiled}
     return saved
 
 

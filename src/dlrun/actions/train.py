@@ -62,7 +62,7 @@ def _prepared(config: dict[str, Any], folder: Path, observers: Sequence[Callback
     state = checkpoint.load_last(folder / rundir.LAST, "resume", trainer.run.device) if config["resume"] else None
     if state is not None:
         trainer.load_state_dict(state)
-    trainer.run.config = resolved(config, trainer)  # as a resume reads it: TensorBoard shows it at the end
+    trainer.run.config = resolved(trainer)  # as a resume reads it: TensorBoard shows it at the end
     rundir.write_config(folder, trainer.run.config)
     about = provenance.describe(trainer.run.device, config["seed"], trainer.run.spec.split_hashes)
     rundir.write_json(folder / ("resumed.json" if (folder / "run.json").exists() else "run.json"), about)

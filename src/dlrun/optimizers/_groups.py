@@ -13,7 +13,7 @@ from dlrun.optimizers import OPTIMIZERS
 from dlrun.registry import ConfigError
 from dlrun.regularization._base import weights
 
-Implementation = Literal["fused", "foreach", "for_loop"]
+Implementation = Literal["auto", "fused", "foreach", "for_loop"]
 Fraction = Annotated[float, Ge(0), Lt(1)]
 
 
@@ -39,5 +39,6 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def flags(implementation: str) -> dict[str, Any]:
-    """The arguments that select one of the implementations of a PyTorch optimizer."""
-    return {"fused": True} if implementation == "fused" else {"foreach": implementation == "foreach"}
+    """The arguments that select one of the implementations of a PyTorch optimizer; `auto`, where nobody has resolved it, is
+    fused."""
+    return {"fused": True} if implementation in ("auto", "fused") else {"foreach": implementation == "foreach"}

@@ -20,7 +20,7 @@ def adamw(
     betas: tuple[Fraction, Fraction] = (0.9, 0.999),
     eps: Annotated[float, Gt(0)] = 1e-8,
     weight_decay: Annotated[float, Ge(0)] = 0.01,
-    implementation: Implementation = "fused",
+    implementation: Implementation = "auto",
 ) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay: weights also shrink by the factor 1 - lr weight_decay at each update.
 
@@ -33,6 +33,7 @@ def adamw(
         betas: decay rates of the running means of the gradient and of its square.
         eps: added to the root of the mean square, against division by zero.
         weight_decay: decay of the weights, not scaled by the running means.
-        implementation: "fused" (one kernel, fastest on CPU and CUDA), "foreach" or "for_loop"; they differ in rounding.
+        implementation: "fused" (one kernel for all tensors), "foreach" or "for_loop"; they differ in rounding. "auto": the
+            fastest that was measured.
     """
     return AdamW(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **flags(implementation))

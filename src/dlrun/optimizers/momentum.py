@@ -19,7 +19,7 @@ def momentum(
     lr: Annotated[float, Gt(0)] = 0.01,
     momentum: Fraction = 0.9,
     weight_decay: Annotated[float, Ge(0)] = 0.0,
-    implementation: Implementation = "fused",
+    implementation: Implementation = "auto",
 ) -> torch.optim.Optimizer:
     """Gradient descent with (heavy-ball) momentum: v <- momentum v + g, w <- w - lr v, from v = 0.
 
@@ -31,6 +31,7 @@ def momentum(
         lr: learning rate; the scheduler multiplies it.
         momentum: share of the previous velocity that is kept.
         weight_decay: added to the gradient as weight_decay w, on weights only.
-        implementation: "fused" (one kernel, fastest on CPU and CUDA), "foreach" or "for_loop"; they differ in rounding.
+        implementation: "fused" (one kernel for all tensors), "foreach" or "for_loop"; they differ in rounding. "auto": the
+            fastest that was measured.
     """
     return MomentumSGD(params, lr=lr, momentum=momentum, weight_decay=weight_decay, **flags(implementation))

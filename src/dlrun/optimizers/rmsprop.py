@@ -8,7 +8,7 @@ import torch
 from annotated_types import Ge, Gt
 
 from dlrun.optimizers import OPTIMIZERS
-from dlrun.optimizers._groups import Fraction, flags
+from dlrun.optimizers._groups import Fraction
 from dlrun.optimizers._lean import RMSprop
 
 
@@ -21,7 +21,7 @@ def rmsprop(
     eps: Annotated[float, Gt(0)] = 1e-8,
     momentum: Fraction = 0.0,
     weight_decay: Annotated[float, Ge(0)] = 0.0,
-    implementation: Literal["foreach", "for_loop"] = "foreach",
+    implementation: Literal["auto", "foreach", "for_loop"] = "auto",
 ) -> torch.optim.Optimizer:
     """RMSprop: the gradient divided by the root of a running mean of its square.
 
@@ -34,8 +34,14 @@ def rmsprop(
         eps: added to the root of the mean square, against division by zero.
         momentum: share of the previous velocity that is kept; 0: none.
         weight_decay: added to the gradient as weight_decay w, on weights only.
-        implementation: "foreach" (all tensors at once) or "for_loop"; PyTorch has no fused RMSprop.
+        implementation: "foreach" (all tensors at once) or "for_loop"; "auto" is foreach, for PyTorch has no fused RMSprop.
     """
     return RMSprop(
-        params, lr=lr, alpha=alpha, eps=eps, momentum=momentum, weight_decay=weight_decay, **flags(implementation)
+        params,
+        lr=lr,
+        alpha=alpha,
+        eps=eps,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        foreach=implementation != "for_loop",
     )

@@ -18,7 +18,7 @@ def sgd(
     *,
     lr: Annotated[float, Gt(0)] = 0.1,
     weight_decay: Annotated[float, Ge(0)] = 0.0,
-    implementation: Implementation = "fused",
+    implementation: Implementation = "auto",
 ) -> torch.optim.Optimizer:
     """Stochastic gradient descent: w <- w - lr (g + weight_decay w), with g the mean gradient of the minibatch.
 
@@ -27,6 +27,7 @@ def sgd(
         lr: learning rate; the scheduler multiplies it.
         weight_decay: added to the gradient as weight_decay w, on weights only; equals `regularization=l2` of half this
             strength.
-        implementation: "fused" (one kernel, fastest on CPU and CUDA), "foreach" or "for_loop"; they differ in rounding.
+        implementation: "fused" (one kernel for all tensors), "foreach" or "for_loop"; they differ in rounding. "auto": the
+            fastest that was measured.
     """
     return SGD(params, lr=lr, weight_decay=weight_decay, **flags(implementation))

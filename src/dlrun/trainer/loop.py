@@ -37,6 +37,7 @@ from dlrun.regularization._base import Regularizer
 from dlrun.schedulers._base import Scheduler
 from dlrun.signals import Interrupted, Signals
 from dlrun.spec import Batch, StepResult
+from dlrun.trainer._compiling import compiled
 from dlrun.trainer._diagnosis import diverged_in_step, diverged_in_validation
 from dlrun.trainer._evaluation import evaluate
 
@@ -64,12 +65,16 @@ class Trainer:
         patience: stop when `monitor` has not improved in this many validations in a row; null: never.
         min_delta: an improvement must be larger than this.
         accumulate: each minibatch is split into this many micro-batches whose gradients are added up; saves memory, and the
-            update stays that of the whole minibatch (but for batch norm, which sees micro-batches).
+            update stays that of the whole minibatch (but for batch norm and dropout, which see micro-batches). auto: 1,
+            and twice as many, with a warning, whenever the memory of the device does not suffice.
         clip_norm: the gradient's norm is scaled down to at most this; null: no clipping.
         ema_decay: evaluate and keep an exponential moving average of the weights with this decay; null: off.
         swa_start: evaluate and keep the mean of the weights after each update from this share of the run on; null: off.
-        precision: fp32, or mixed precision in bf16 or fp16 (fp16 scales the loss).
-        compile: compile the model with torch.compile; changes the last bits of the results.
+        precision: fp32, or mixed precision in bf16 or fp16 (fp16 scales the loss); auto: the fastest that was measured.
+        compile: compile the model with torch.compile, which takes seconds at the start and changes the last bits of the
+            results; where it fails, training goes on without, with a warning. auto: where it was measured to be faster.
+        memory_format: how images and convolutions lie in memory, contiguous (N, C, H, W) or channels_last; changes the last
+            bits of the results. auto: the faster one as measured.
         threads: CPU threads of PyTorch; null: its own choice. Another number changes the last bits of the results.
         deterministic: make the kernels deterministic too.
         log_every_steps: updates between two points of the step curves.
@@ -95,12 +100,13 @@ class Trainer:
         monitor: str = "val/loss",
         patience: Annotated[int, Gt(0)] | None = None,
         min_delta: Annotated[float, Ge(0)] = 0.0,
-        accumulate: Annotated[int, Gt(0)] = 1,
+        accumulate: Annotated[int, Gt(0)] | Literal["auto"] = 1,
         clip_norm: Annotated[float, Gt(0)] | None = None,
         ema_decay: Annotated[float, Gt(0), Lt(1)] | None = None,
         swa_start: Annotated[float, Ge(0), Lt(1)] | None = None,
-        precision: Literal["fp32", "bf16", "fp16"] = "fp32",
-        compile: bool = False,
+        precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32",
+        compile: bool | Literal["auto"] = False,
+        memory_format: Literal["auto", "contiguous", "channels_last"] = "auto",
         threads: Annotated[int, Gt(0)] | None = None,
         deterministic: bool = False,
         log_every_steps: Annotated[int, Gt(0)] = 50,
@@ -114,7 +120,9 @@ class Trainer:
     ) -> None:
         self.run, self.scheduler, self.regularizers, self.callbacks = run, scheduler, regularizers, callbacks
         self.seed = seed
-        self.accumulate, self.clip_norm, self.precision = accumulate, clip_norm, precision
+        assert "auto" not in (precision, compile), "the builder has resolved them"
+        self.accumulate, self.halves = (1, True) if accumulate == "auto" else (accumulate, False)
+        self.clip_norm, self.precision = clip_norm, precision
         self.log_every_steps, self.validate_every_epochs = log_every_steps, validate_every_epochs
         self.checkpoint_every_steps = checkpoint_every_steps
         self.checkpoint_every_s = math.inf if checkpoint_every_minutes is None else 60 * checkpoint_every_minutes
@@ -131,7 +139,10 @@ class Trainer:
         self.reseed = has_foreign_randomness(run.model) or any(map(is_foreign, others))
         self.reads_losses = run.device.type == "cpu"  # elsewhere reading a loss waits for the device: see _check_finite
         self.replaying = False
-        self.forward = torch.compile(run.model) if compile else run.model
+        self.channels_last = memory_format == "channels_last"
+        if self.channels_last:
+            run.model.to(memory_format=torch.channels_last)
+        self.forward = (self._compiled() if compile else None) or run.model
         self.trainable = [p for p in run.model.parameters() if p.requires_grad]
         self.gradients = None if self.scaler else GradientCheck(self.trainable)  # fp16: the scaler skips such updates
         self.built_settings = settings_of(
@@ -250,7 +261,31 @@ class Trainer:
 
     def _gradients_of(self, batch: Batch) -> tuple[StepResult, Tensor]:
         """Forward and backward of a minibatch, as one or in micro-batches."""
+        if self.halves:
+            return self._fitting(batch)
         return self._forward_backward(batch, 0, 1.0) if self.accumulate == 1 else self._accumulated(batch)
+
+    def _fitting(self, batch: Batch) -> tuple[StepResult, Tensor]:
+        """Likewise, in as many micro-batches as the memory of the device needs."""
+        buffers = [(buffer, buffer.detach().clone()) for buffer in self.run.model.buffers()]
+        while True:
+            try:
+                return self._accumulated(batch) if self.accumulate > 1 else self._forward_backward(batch, 0, 1.0)
+            except torch.OutOfMemoryError:
+                if self.accumulate >= len(batch.indices):
+                    raise
+            self.accumulate *= 2
+            log.warning(
+                "step %d: out of memory; from here on each minibatch is split into %d micro-batches (trainer.accumulate=%d)",
+                *(self.run.step + 1, self.accumulate, self.accumulate),
+            )
+            with torch.no_grad():
+                for parameter in self.trainable:
+                    parameter.grad = None
+                for buffer, before in buffers:  # batch norm may have seen a part of the minibatch
+                    buffer.copy_(before)
+            if self.run.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def _forward_backward(self, batch: Batch, micro: int, share: float) -> tuple[StepResult, Tensor]:
         """Forward and backward of a (micro-)batch that makes up `share` of the minibatch."""
@@ -258,6 +293,8 @@ class Trainer:
         self.dropout_keys.fill(run.step, micro)
         if self.reseed:
             self._reseed(f"modules/{micro}", run.step)
+        if self.channels_last and batch.inputs.dim() == 4:
+            batch = batch._replace(inputs=batch.inputs.contiguous(memory_format=torch.channels_last))
         result = self._forward(batch, streams.Stream(self.seed, "task", run.step, micro))
         if run.step == 0:
             self._check_outputs(result, batch)
@@ -272,6 +309,11 @@ class Trainer:
         loss = result.loss.detach()
         kept = StepResult(loss, result.outputs.detach(), result.targets, result.parts)
         return kept, loss if objective is result.loss else objective.detach()
+
+    def _compiled(self) -> Callable[[Tensor], Tensor] | None:
+        run = self.run
+        size = math.ceil(min(run.data.batch_size, run.spec.num_train) / self.accumulate)
+        return compiled(run.model, size, run.spec.input_shape, self.precision, run.device)
 
     def _forward(self, batch: Batch, stream: streams.Stream) -> StepResult:
         if self.precision == "fp32":
@@ -376,6 +418,7 @@ class Trainer:
             "data": run.data.state_dict(),
             "callbacks": {name: callback.state_dict() for name, callback in self._named_callbacks().items()},
             "counters": {"epoch": run.epoch, "step": run.step, "samples": run.samples, "batch": self.batch},
+            "accumulate": self.accumulate,
             "sums": self.sums.state_dict(),
             "train_metrics": self.train_metrics.state_dict() if self.batch else {},
             "run": {"best": dict(run.best), "history": {k: dict(v) for k, v in run.history.items()}},
@@ -415,6 +458,8 @@ class Trainer:
                 callback.load_state_dict(saved)
         counters = state["counters"]
         run.epoch, run.step, run.samples, self.batch = (counters[k] for k in ("epoch", "step", "samples", "batch"))
+        if self.halves:
+            self.accumulate = state.get("accumulate", 1)
         self.sums = EpochSums(**state["sums"])
         if state["train_metrics"]:
             self.train_metrics.load_state_dict(state["train_metrics"])
