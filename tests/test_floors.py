@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1] / "src" / "dlrun"
 FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = (
     "registry schema spec settings files",
-    "streams device auto checkpoint rundir provenance signals",
+    "streams device auto background checkpoint rundir provenance signals",
     "data models losses optimizers schedulers regularization metrics averaging early_stopping divergence",
     "tasks callbacks",
     "trainer",

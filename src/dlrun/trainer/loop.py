@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from itertools import islice
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 
 from dlrun import checkpoint, rundir, streams
 from dlrun.averaging import ArithmeticAverage, build_average, refresh_batch_norm
+from dlrun.background import Background, size_of, snapshot
 from dlrun.callbacks._base import Callback, Run
 from dlrun.data._module import SplitName
 from dlrun.device import autocast, grad_scaler
@@ -44,6 +47,7 @@ from dlrun.trainer._evaluation import evaluate
 log = logging.getLogger(__name__)
 TRAINERS = Registry("trainer", None)
 FAST_DEV_BATCHES = 2
+COPIED = 1 << 30  # bytes of a state that is copied to be saved while training goes on
 SMALLEST_SCALE = 2.0**-10  # of the loss in fp16, below which only a gradient of 7e7 or more would overflow
 UNREAD_STEPS = 50  # where reading a loss waits for the device: updates between two looks at whether all was finite
 
@@ -158,6 +162,7 @@ class Trainer:
         self.train_metrics = MetricCollection(run.loss, run.task.target())
         self.clipped_norm: Tensor | None = None  # the gradient's norm before clipping
         self.signals = Signals()
+        self.background = Background()
         self._check_monitors()
 
     # ---- fit ------------------------------------------------------------------------------------------------------
@@ -169,6 +174,7 @@ class Trainer:
             with self.signals:
                 self._fit()
         finally:
+            self._end_saving()
             self.fit_s = self.earlier_seconds + time.perf_counter() - self.started_at
 
     def _fit(self) -> None:
@@ -470,8 +476,28 @@ class Trainer:
         self._check_finite()
         if self.replaying:  # the callbacks' files are ahead of a replay, and last.pt must fit them
             return
-        checkpoint.save(self.run.folder / rundir.LAST, self.state_dict(), keep_previous=True)
+        self._save(rundir.LAST, self.state_dict(), keep_previous=True)
         self.saved_at = time.perf_counter()
+
+    def _save(self, name: Path, state: dict[str, Any], **options: Any) -> None:
+        """Saves a copy of the state while training goes on; a large state itself, which is waited for."""
+        path = self.run.folder / name
+        if size_of(state) <= COPIED:
+            copy = snapshot(state)
+            self.background.submit(lambda: checkpoint.save(path, copy, **options))
+        else:
+            self.background.wait()
+            checkpoint.save(path, state, **options)
+
+    def _end_saving(self) -> None:
+        """Waits for the last checkpoint. Raises what went wrong with it, unless training ends with another error."""
+        ending = sys.exc_info()[1]
+        try:
+            self.background.wait()
+        except ConfigError as error:
+            if ending is None:
+                raise
+            log.warning("%s", error)
 
     def _checkpoint_due(self, now: float) -> bool:
         step, every = self.run.step, self.checkpoint_every_steps
@@ -495,7 +521,7 @@ class Trainer:
                 "data": self.run.data.state_dict(),
                 "best": dict(self.run.best),
             }
-            checkpoint.save(self.run.folder / rundir.BEST, state)
+            self._save(rundir.BEST, state)
 
     # ---- helpers --------------------------------------------------------------------------------------------------
 
@@ -596,6 +622,7 @@ class Trainer:
     def _replay(self) -> None:
         """Goes from the last checkpoint to the step that went wrong, now reading every loss, which raises Diverged with
         the step, the layer and the samples."""
+        self.background.wait()
         state = checkpoint.load_last(self.run.folder / rundir.LAST, "resume", self.run.device)
         if state is not None:
             self.reads_losses = self.replaying = True
