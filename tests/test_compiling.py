@@ -21,6 +21,7 @@ from dlrun.trainer import Trainer
 from dlrun.trainer._compiling import compiled
 
 WORDS = (
+    "optimizer=momentum",
     "device=cpu",
     "data=digits",
     "data.batch_size=256",
