@@ -82,7 +82,7 @@ def ends_like_a_twin(cli: Callable[..., Any], twins: Path) -> Callable[..., str]
         for name in ("last.pt", "best.pt"):
             resumed, twin = (checkpoint.load(folder / "run" / "checkpoints" / name) for folder in (Path(), twins))
             for times in (resumed, twin):
-                for key in ("epoch_seconds", "fit_seconds", "callbacks"):
+                for key in ("epoch_seconds", "fit_seconds", "wait_seconds", "callbacks"):
                     times.pop(key, None)
             assert same(resumed, twin), name
         assert Path("run/metrics.jsonl").read_bytes() == (twins / "run/metrics.jsonl").read_bytes()

@@ -38,7 +38,7 @@ STEPS = 3  # of an epoch: the last minibatch is half a one
 SMALL_MODEL = ("model=mlp", "model.hidden=[8]")
 NORMED = (*SMALL_MODEL, "model.batch_norm=true", "model.dropout=0.3")
 LARGE = 500_000  # parameters
-IGNORED = {"epoch_seconds", "fit_seconds", "callbacks"}  # times, and lengths of files that hold times
+IGNORED = {"epoch_seconds", "fit_seconds", "wait_seconds", "callbacks"}  # times, and lengths of files that hold times
 
 MODEL_NEEDS = {
     "autoencoder": ("task=reconstruction",),
@@ -210,6 +210,8 @@ def events(folder: Path) -> list[tuple[str, int, bytes]]:
             if event.graph_def:
                 found.append(("graph", event.step, event.graph_def))
             for value in event.summary.value:
+                if value.tag == "epoch/data_wait_s":  # left out where a resumed run has not waited
+                    continue
                 timed = value.tag == "samples_per_s" or value.tag.startswith("_hparams_")
                 found.append((value.tag, event.step, b"" if timed else value.SerializeToString(deterministic=True)))
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,9 @@ class FakeData:
         for rows in order.split(self.batch_size)[start:]:
             yield Batch(inputs[rows], targets[rows], rows)
 
-    def split(self, name: str) -> Iterator[Batch]:
+    def split(self, name: str, batch_size: int | None = None) -> Iterator[Batch]:
         inputs, targets = self.samples[name]
-        for rows in torch.arange(len(targets)).split(16):
+        for rows in torch.arange(len(targets)).split(batch_size or 16):
             yield Batch(inputs[rows], targets[rows], rows)
 
 
@@ -93,12 +93,16 @@ def make_run(folder: Path, model: nn.Module | None = None, epochs: int = 2, **ch
     )
 
 
-def evaluate(run: Run, split: str) -> dict[str, float]:
-    """Loss and accuracy in evaluation mode."""
+def evaluate(run: Run, split: str, callbacks: Sequence[Callback] = ()) -> dict[str, float]:
+    """Loss and accuracy in evaluation mode; callbacks see every batch."""
     modes = {m: m.training for m in run.model.modules()}
     run.model.eval()
-    with torch.no_grad():
-        results = [run.task(run.model, batch, Stream(0, "task")) for batch in run.data.split(split)]
+    results = []
+    with torch.inference_mode():
+        for batch in run.data.split(split):
+            results.append(run.task(run.model, batch, Stream(0, "task")))
+            for callback in callbacks:
+                callback.on_evaluation_batch(run, split, batch, results[-1])
     for module, mode in modes.items():
         module.training = mode
     loss = sum(r.loss.item() * len(r.targets) for r in results) / sum(len(r.targets) for r in results)
@@ -135,15 +139,15 @@ def train(run: Run, callbacks: list[Callback], until: int | None = None, save_at
             if run.step == until:
                 return saved
         run.epoch += 1
+        run.history["train"], run.history["val"] = evaluate(run, "train"), evaluate(run, "val", callbacks)
         for split in ("train", "val"):
-            run.history[split] = evaluate(run, split)
             call("on_evaluation", split, run.history[split])
         run.best = {"epoch": run.epoch, "step": run.step, "monitor": "val/loss", "value": run.history["val"]["loss"]}
         if run.step == save_at:
             saved = [callback.state_dict() for callback in callbacks]
         call("on_epoch_end")
     call("on_fit_end")
-    run.history["test"] = evaluate(run, "test")
+    run.history["test"] = evaluate(run, "test", callbacks)
     call("on_evaluation", "test", run.history["test"])
     call("on_run_end", {"status": "finished", "metrics": run.history, "best": {**run.best, "checkpoint": "best.pt"}})
     return saved

@@ -76,9 +76,45 @@ def test_the_bar_never_reads_a_tensor(new_run):
     callback = Progress(bar=True, refresh_per_s=60)
     callback.console = Console(file=io.StringIO(), force_terminal=True)
     callback.on_fit_start(run)
-    callback._drawn = 0.0  # long ago: it draws
-    callback.on_step(run, None)
+    callback.on_step(run, None)  # the first time it draws
+    assert "0/6" in callback.console.file.getvalue()
     callback.on_fit_end(run)
+
+
+def test_the_bar_is_drawn_no_more_often_than_asked(new_run, monkeypatch):
+    """Steps of 10 ms for 2 s, at 5 a second: ten times, and no more after the end."""
+    run, clock = new_run(), iter(range(10**6))
+    monkeypatch.setattr("dlrun.callbacks.progress.time.monotonic", lambda: next(clock) / 100)
+    callback = Progress(bar=True, refresh_per_s=5)
+    callback.console = Console(file=io.StringIO(), force_terminal=True)
+    drawn = []
+    callback.on_fit_start(run)
+    callback.on_epoch_start(run)
+    for _ in range(200):
+        callback.on_step(run, None)
+        if not drawn:
+            monkeypatch.setattr(callback._progress, "refresh", lambda: drawn.append(1))
+            drawn.append(1)
+    assert 9 <= len(drawn) <= 11  # reading the clock takes a tick too
+    callback.on_fit_end(run)
+    callback.on_step(run, None)
+    assert callback._progress is None
+
+
+def test_the_line_of_an_epoch_tells_how_long_steps_waited_for_data(new_run, fit, monkeypatch):
+    """The share of this epoch's training time; nothing where nothing waits. The rate is without validation."""
+    run, clock = new_run(), [100.0]
+    monkeypatch.setattr("dlrun.callbacks.progress.time.monotonic", lambda: clock[0])
+    callback = Progress(bar=False)
+    callback.on_fit_start(run)
+    run.data.wait_s = 7.0  # earlier epochs
+    callback.on_epoch_start(run)
+    clock[0] += 4.0
+    run.data.wait_s, run.samples = 8.0, 96
+    callback.on_step(run, None)
+    clock[0] += 6.0  # validation
+    assert callback._epoch_line(run).endswith("24 samples/s  25% waiting for data  10.0 s")
+    assert "waiting" not in shown(new_run(), fit, bar=False)
 
 
 def test_commands_can_be_typed_as_they_stand(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from tensorboard.util import tensor_util
 
 from dlrun.callbacks._build import build_callbacks
 from dlrun.callbacks.tensorboard import TensorBoard
+from dlrun.registry import ConfigError
 
 STEP_TAGS = {"train/loss", "train/objective", "train/penalty", "lr", "gradient_norm", "samples_per_s"}
 
@@ -139,6 +140,96 @@ def test_a_resumed_run_whose_event_file_is_gone_starts_a_new_one(new_run, fit, r
     callback.load_state_dict(state)
     fit(again, [callback])
     assert list(scalars(again)["lr"]) == [4, 5, 6]
+
+
+class Clock:
+    """Seconds since 1970 as a test sets them."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1e9
+        monkeypatch.setattr("dlrun.callbacks._late.time.time", lambda: self.now)
+
+
+def test_curves_appear_within_seconds(new_run, monkeypatch):
+    """What is logged is in the file after a second at first, then every 5 s, also if the clock is set back."""
+    run, clock = new_run(), Clock(monkeypatch)
+    callback = TensorBoard(graph=False)
+    callback.on_fit_start(run)
+    callback.on_epoch_start(run)
+    seen = []
+    for later in (0, 0.5, 1, 1, 3, 1, -1000, 1):
+        clock.now, run.step = clock.now + later, run.step + 1
+        callback.on_log(run, {"lr": 0.1 * run.step})
+        seen.append([step for tag, step in values(run) if tag == "lr"] if files(run) else None)
+    assert seen == [None, None, [1, 2, 3], [1, 2, 3], [1, 2, 3], [1, 2, 3, 4, 5, 6], [*range(1, 8)], [*range(1, 8)]]
+    assert [e.wall_time - 1e9 for e in events(run) if e.step][:6] == [0, 0.5, 1.5, 2.5, 5.5, 6.5]
+
+
+@pytest.mark.parametrize("every", [0.0, 3600.0])
+def test_the_order_in_the_file_does_not_depend_on_when_it_is_written(every, new_run, fit, monkeypatch):
+    """The beginning comes first, and what was logged before it is, even if it is written with the rest."""
+    monkeypatch.setattr("dlrun.callbacks._late.FLUSH_EVERY_S", every)
+    monkeypatch.setattr("dlrun.callbacks._late.FIRST_FLUSH_S", every)
+    run = new_run(epochs=1)
+    fit(run, [TensorBoard(images_every_epochs=1)])
+    found = list(dict.fromkeys(tag.split("/")[0] + f" {step}" for tag, step in values(run)))
+    steps = [f"{tag} {step}" for step in (1, 2) for tag in ("train", "lr", "gradient_norm", "samples_per_s")]
+    assert found[:11] == ["images 0", "__run_graph__ 0", *steps, "gradients 3"]
+
+
+def test_a_checkpoint_has_all_that_was_logged(new_run):
+    """The remembered length is that of the file on the disk, with everything in it."""
+    run = new_run()
+    callback = TensorBoard(graph=False)
+    callback.on_fit_start(run)
+    for run.step in range(1, 4):
+        callback.on_log(run, {"lr": 0.5})
+    (state, (file,)) = callback.state_dict(), files(run)
+    assert (file.name, file.stat().st_size) == (state["file"], state["length"])
+    assert [step for tag, step in values(run) if tag == "lr"] == [1, 2, 3]
+
+
+def test_what_was_logged_before_a_failure_is_written(new_run):
+    """A run that fails between two flushes loses nothing."""
+    run = new_run()
+    callback = TensorBoard()
+    callback.on_fit_start(run)
+    for run.step in range(1, 4):
+        callback.on_log(run, {"lr": 0.5})
+    callback.on_run_end(run, {"status": "failed"})
+    assert [step for tag, step in values(run) if tag == "lr"] == [1, 2, 3]
+
+
+def test_an_event_file_that_cannot_be_made_is_one_error(new_run, caplog):
+    """The first flush says which file and why; the end of the run adds nothing."""
+    run = new_run()
+    run.folder.mkdir()
+    (run.folder / "tensorboard").write_text("in the way")
+    callback = TensorBoard()
+    callback.on_fit_start(run)
+    callback.on_log(run, {"lr": 0.5})
+    with pytest.raises(ConfigError, match=r"cannot write .*tensorboard/events\S* \(File exists\)"):
+        callback.on_evaluation(run, "train", {"loss": 1.0})
+    callback.on_run_end(run, {"status": "failed"})
+    assert not caplog.records
+
+
+def test_how_long_an_epoch_waited_for_data_is_a_curve(new_run, fit):
+    """What the data count up, epoch by epoch; data in memory have no such curve."""
+    run = new_run()
+    run.data.wait_s = 0.0
+    read_epoch = run.data.epoch
+
+    def slow(epoch, start=0):
+        run.data.wait_s += 2.0 + epoch
+        yield from read_epoch(epoch, start)
+
+    run.data.epoch = slow
+    fit(run, [TensorBoard(images_every_epochs=0)])
+    assert scalars(run)["epoch/data_wait_s"] == {3: 2.0, 6: 3.0}
+    other = new_run()
+    fit(other, [TensorBoard(images_every_epochs=0)])
+    assert "epoch/data_wait_s" not in scalars(other)
 
 
 @pytest.mark.curriculum("P32")

@@ -37,6 +37,9 @@ def test_a_histogram_equals_numpys(scale):
     assert found.bucket_limit == pytest.approx(edges[1:].tolist(), rel=1e-6, abs=1e-6 * scale)
     assert found.min == values.min().item()
     assert found.sum_squares == pytest.approx(float((values.double() ** 2).sum()), rel=1e-9)
+    assert torch.equal(
+        values, torch.randn(1000, generator=torch.Generator().manual_seed(0)) * scale
+    )  # left as they are
 
 
 def test_histograms_of_odd_tensors():
@@ -134,6 +137,25 @@ def test_mistakes_equal_scikit_learns_confusion_matrix(new_run):
     wrong = (predicted != targets).nonzero().flatten()[:5]
     assert torch.equal(torch.stack(found.inputs), inputs[wrong])
     assert found.captions == list(zip(targets[wrong].tolist(), predicted[wrong].tolist(), strict=True))
+
+
+def test_mistakes_are_those_of_the_validation_that_took_place(new_run, fit, monkeypatch):
+    """The trainer's own pass over the validation split is enough, whatever weights it was with; without one, another pass
+    finds the same."""
+    run = new_run(epochs=1)
+    shown, passes = [], []
+    monkeypatch.setattr("dlrun.callbacks._gallery.mistakes", lambda run, found: shown.append(found) or {})
+    monkeypatch.setattr("dlrun.callbacks._gallery.find_mistakes", lambda *a: passes.append(a) or find_mistakes(*a))
+    fit(run, [TensorBoard(images_every_epochs=1, images=3)])
+    again = TensorBoard(images_every_epochs=1, images=3)
+    again.on_fit_start(run)
+    again.on_fit_end(run)
+    (one, other) = shown
+    assert len(passes) == 1
+    assert one.confusion.sum() == 40
+    assert torch.equal(one.confusion, other.confusion)
+    assert (one.captions, len(one.inputs)) == (other.captions, 3)
+    assert all(torch.equal(a, b) for a, b in zip(one.inputs, other.inputs, strict=True))
 
 
 @pytest.mark.parametrize(("kind", "loss"), [("binary", "bce"), ("sign", "hinge")])

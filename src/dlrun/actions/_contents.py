@@ -11,6 +11,7 @@ from dlrun import checkpoint, rundir
 TIME = (
     "epoch_seconds",
     "fit_seconds",
+    "wait_seconds",
     "timing",
     "memory",
     "callbacks.TensorBoard.file",
@@ -19,7 +20,8 @@ TIME = (
 METRICS = "metrics.jsonl"
 SEQUENCES = (METRICS, "tensorboard")  # compared by position
 HEALTHY = [("event files", 1), ("unreadable bytes", 0)]  # what the entries of TensorBoard begin with
-RATE = "samples_per_s"  # the one curve that is about time
+RATE = "samples_per_s"  # a curve that is about time
+WAITED = "epoch/data_wait_s"  # likewise, and left out where a resumed run has not waited
 
 Entries = list[tuple[str, Any]]
 """What a file holds, in its order: (key, plain value, tensor or bytes)."""
@@ -78,6 +80,8 @@ def _read_events(path: Path) -> Entries:
             content: Any = getattr(event, kind) if kind else None
             found.append((str(kind), _ordered(GraphDef, content) if kind == "graph_def" else content))
         for value in event.summary.value:
+            if value.tag == WAITED:
+                continue
             hparams = value.metadata.plugin_data
             if hparams.plugin_name == "hparams":
                 hparams.content = _ordered(HParamsPluginData, hparams.content)

@@ -141,6 +141,7 @@ def collect_results(trainer: Trainer, status: str, test: dict[str, float], wall_
             "wall_s": round(trainer.earlier_seconds + wall_s, 4),
             "fit_s": round(trainer.fit_s, 4),
             "epoch_s": [round(s, 4) for s in trainer.epoch_seconds],
+            "data_wait_s": round(trainer.wait_s, 4),
             "samples_per_s": round(run.samples / trained, 1) if trained else None,
         },
         "memory": _memory(run.device),

@@ -8,6 +8,8 @@ metric files), never touch weights or control flow, and removing one changes no 
             forward, backward, update
             on_step(run, result)                 # every step: must not synchronise the device
             on_log(run, scalars)                 # every `trainer.log_every_steps` steps: plain numbers
+        for batch in validation data:
+            on_evaluation_batch(run, "val", batch, result)
         on_evaluation(run, "train"|"val", metrics)      # metrics.jsonl gets its line
         checkpoint                               # `state_dict` of every callback goes into it
         on_epoch_end(run)
@@ -26,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from dlrun.spec import DataSpec, StepResult
+from dlrun.spec import Batch, DataSpec, StepResult
 
 if TYPE_CHECKING:
     from dlrun.data._module import DataModule
@@ -72,6 +74,11 @@ class Run:
     best: dict[str, Any] = field(default_factory=dict)
     history: dict[str, dict[str, float]] = field(default_factory=dict)
 
+    @property
+    def wait_s(self) -> float:
+        """Seconds that steps of this process have waited for data; 0 where the data are in memory."""
+        return getattr(self.data, "wait_s", 0.0)
+
 
 class Callback:
     """Does nothing at every hook; subclasses override those they need."""
@@ -86,6 +93,10 @@ class Callback:
     def on_log(self, run: Run, scalars: Mapping[str, float]) -> None:
         """`scalars`: `train/loss`, `train/objective`, `train/penalty`, `lr`, `gradient_norm` (before
         clipping), `samples_per_s`."""
+
+    def on_evaluation_batch(self, run: Run, split: str, batch: Batch, result: StepResult) -> None:
+        """A batch of an evaluation, with the weights that are evaluated. Not called in every epoch: an evaluation may be
+        left out, or be stopped by a signal and begun anew by the resumed run."""
 
     def on_evaluation(self, run: Run, split: str, metrics: Mapping[str, float]) -> None:
         """`metrics`: plain names (`loss`, `accuracy`); undefined ones are left out."""

@@ -7,10 +7,11 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from dlrun.callbacks._base import Run
 from dlrun.callbacks._confusion import confusion_picture
-from dlrun.callbacks._observe import DECIDED_KINDS, find_mistakes, observing, unwrapped
+from dlrun.callbacks._observe import DECIDED_KINDS, Mistakes, find_mistakes, observing, unwrapped
 from dlrun.callbacks._pictures import filters, for_display, grid
 from dlrun.spec import Batch
 from dlrun.streams import Stream
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 Pictures = dict[str, "Image.Image"]
 
 
-def at_the_start(run: Run, count: int) -> Pictures:
+def at_the_start(run: Run, untrained: Tensor | None, count: int) -> Pictures:
     """A training batch as the network sees it (augmented; normalisation undone), and the untrained filters."""
-    pictures = first_layer(run)
+    pictures = first_layer(untrained)
     if run.spec.is_image:
         with observing(run):  # reading may draw random numbers (worker processes)
             inputs = next(islice(run.data.epoch(0), 1)).inputs[:count]
@@ -31,26 +32,24 @@ def at_the_start(run: Run, count: int) -> Pictures:
     return pictures
 
 
-def of_training(run: Run, samples: Batch, count: int) -> Pictures:
-    """Filters, and what the model makes of the validation split: misclassified samples and the confusion matrix, or
-    reconstructions of `samples`."""
-    pictures = first_layer(run)
+def of_training(run: Run, samples: Batch, count: int, found: Mistakes | None = None) -> Pictures:
+    """Filters, and what the model makes of the validation split: misclassified samples and the confusion matrix (those
+    `found`; None: another pass finds them), or reconstructions of `samples`."""
+    pictures = first_layer(filters(unwrapped(run.model), run.spec.input_shape))
     if run.loss.target.kind in DECIDED_KINDS:
-        pictures |= mistakes(run, count)
+        pictures |= mistakes(run, find_mistakes(run, count) if found is None else found)
     elif run.loss.target.kind == "unit" and run.loss.target.size == math.prod(run.spec.input_shape):
         pictures["images/reconstructions"] = reconstructions(run, samples, min(count, 16))
     return pictures
 
 
-def first_layer(run: Run) -> Pictures:
-    tiles = filters(unwrapped(run.model), run.spec.input_shape)
+def first_layer(tiles: Tensor | None) -> Pictures:
     return {} if tiles is None else {"images/first_layer": grid(tiles, tile_size=48)}
 
 
-def mistakes(run: Run, count: int) -> Pictures:
+def mistakes(run: Run, found: Mistakes) -> Pictures:
     names = run.loss.target.class_names()
-    found = find_mistakes(run, count if run.spec.is_image else 0)
-    pictures = {"images/confusion": confusion_picture(found.confusion, names)}
+    pictures = {"images/confusion": confusion_picture(found.confusion.cpu(), names)}
     if found.inputs:
         tiles = for_display(torch.stack(found.inputs), run.spec.mean, run.spec.std)
         captions = [f"{names[true]}\nas {names[predicted]}" for true, predicted in found.captions]

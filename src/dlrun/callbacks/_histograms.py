@@ -43,7 +43,7 @@ def histogram(values: Tensor) -> Histogram | None:
     if high == low:
         return Histogram(low, high, len(flat), total, squares, [high], [float(len(flat))])
     # in double precision: the width of the range of two large floats may overflow
-    bins = ((exact - low) * (BINS / (high - low))).int().clamp_(max=BINS - 1)
+    bins = exact.sub_(low).mul_(BINS / (high - low)).clamp_(max=BINS - 1).to(torch.uint8)
     counts = torch.bincount(bins, minlength=BINS).tolist()
     width = (high - low) / BINS
     limits = [low + width * (i + 1) for i in range(BINS - 1)] + [high]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dlrun.callbacks._base import Run
 from dlrun.device import autocast
-from dlrun.spec import Batch
+from dlrun.spec import Batch, StepResult
 from dlrun.streams import Stream
 
 DECIDED_KINDS = ("class", "binary", "sign")
@@ -41,23 +41,49 @@ def undisturbed(model: nn.Module, device: torch.device, precision: str = "fp32")
 
 @dataclass
 class Mistakes:
-    """What a classifier got wrong on the validation split.
+    """What a classifier gets wrong on the validation split, batch by batch.
 
     Attributes:
-        confusion: (K, K) int64 counts, row: true class, column: predicted class.
+        count: of misclassified samples to keep.
+        confusion: (K, K) int64 counts, row: true class, column: predicted class; on the device.
         inputs: of the first misclassified samples, as the network sees them.
         captions: of the same samples: (true class, predicted class).
     """
 
+    count: int
     confusion: Tensor
     inputs: list[Tensor] = field(default_factory=list)
     captions: list[tuple[int, int]] = field(default_factory=list)
+
+    @classmethod
+    def none_yet(cls, run: Run, count: int) -> Mistakes:
+        """Before the first batch; without inputs where they are no images."""
+        classes = len(run.loss.target.class_names())
+        confusion = torch.zeros(classes, classes, dtype=torch.int64, device=run.device)
+        return cls(count if run.spec.is_image else 0, confusion)
+
+    def add(self, run: Run, batch: Batch, result: StepResult) -> None:
+        """Counts a batch of the validation split. Waits for the device until all inputs to keep are found."""
+        classes = len(self.confusion)
+        true, predicted = _class_index(result.targets), _class_index(run.loss.predict(result.outputs))
+        counts = torch.bincount(true * classes + predicted, minlength=classes**2)
+        self.confusion += counts.view(classes, classes)
+        if len(self.inputs) < self.count:
+            wrong = (true != predicted).nonzero().flatten()[: self.count - len(self.inputs)]
+            self.inputs += list(batch.inputs[wrong].cpu())
+            self.captions += list(zip(true[wrong].tolist(), predicted[wrong].tolist(), strict=True))
 
 
 def validation(run: Run) -> Iterator[Batch]:
     """The validation batches that the trainer evaluates; a dry run looks at one only."""
     settings = run.config.get("trainer", {})
     return islice(iter(run.data.split("val")), 1 if settings.get("fast_dev_run") else settings.get("limit_val_batches"))
+
+
+def first_samples(run: Run, count: int) -> Batch:
+    """The first `count` samples of the validation split."""
+    with observing(run):  # reading may draw random numbers (worker processes)
+        return Batch(*(tensor[:count] for tensor in next(iter(run.data.split("val", count)))))
 
 
 def observing(run: Run) -> AbstractContextManager[None]:
@@ -67,18 +93,10 @@ def observing(run: Run) -> AbstractContextManager[None]:
 
 def find_mistakes(run: Run, count: int) -> Mistakes:
     """One pass over the validation split of a classification run; keeps the first `count` misclassified samples."""
-    classes = len(run.loss.target.class_names())
-    found = Mistakes(torch.zeros(classes, classes, dtype=torch.int64, device=run.device))
+    found = Mistakes.none_yet(run, count)
     with observing(run):
         for batch in validation(run):
-            result = run.task(run.model, batch, Stream(0, "task"))
-            true, predicted = _class_index(result.targets), _class_index(run.loss.predict(result.outputs))
-            found.confusion += torch.bincount(true * classes + predicted, minlength=classes**2).view(classes, classes)
-            if len(found.inputs) < count:
-                wrong = (true != predicted).nonzero().flatten()[: count - len(found.inputs)]
-                found.inputs += list(batch.inputs[wrong].cpu())
-                found.captions += list(zip(true[wrong].tolist(), predicted[wrong].tolist(), strict=True))
-    found.confusion = found.confusion.cpu()
+            found.add(run, batch, run.task(run.model, batch, Stream(0, "task")))
     return found
 
 

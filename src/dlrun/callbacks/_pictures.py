@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ FONT_SIZE = 12
 LINE = FONT_SIZE + 3
 
 
+@lru_cache(maxsize=1)  # it is decoded each time
 def font(size: int = FONT_SIZE) -> Any:
     from PIL import ImageFont
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dlrun.callbacks._observe import undisturbed, unwrapped
+
+log = logging.getLogger(__name__)
 
 
 def epoch_tag(split: str, metric: str) -> str:
@@ -62,8 +65,9 @@ def hyperparameters(config: Mapping[str, Any], metrics: Iterable[str], finished:
     return [value for summary in (experiment, start, end) for value in summary.value]
 
 
-def model_graph(model: nn.Module, inputs: Tensor, device: torch.device) -> bytes:
-    """The graph of operations of one forward pass as a serialised `GraphDef`. Raises whatever tracing raises.
+def model_graph(model: nn.Module, inputs: Tensor, device: torch.device) -> bytes | None:
+    """The graph of operations of one forward pass as a serialised `GraphDef`; None, with a warning, if the model cannot be
+    traced.
 
     Traces once; `torch.utils.tensorboard` checks its trace by further ones, at half a second for LeNet-5.
     """
@@ -71,9 +75,14 @@ def model_graph(model: nn.Module, inputs: Tensor, device: torch.device) -> bytes
     from tensorboard.compat.proto.versions_pb2 import VersionDef
     from torch.utils.tensorboard._pytorch_graph import parse
 
-    with undisturbed(model, device), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracing is deprecated, but TensorBoard's graph has no other source
-        trace = torch.jit.trace(unwrapped(model), (inputs,), check_trace=False)
-        torch._C._jit_pass_inline(trace.graph)
-        nodes = parse(trace.graph, trace, (inputs,))
+    try:
+        with undisturbed(model, device), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tracing is deprecated, but TensorBoard's graph has no other source
+            trace = torch.jit.trace(unwrapped(model), (inputs,), check_trace=False)
+            torch._C._jit_pass_inline(trace.graph)
+            nodes = parse(trace.graph, trace, (inputs,))
+    except Exception as error:  # tracing fails on some models in many ways, and nothing depends on it
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        log.warning("no graph in TensorBoard: this model cannot be traced (%s)", reason)
+        return None
     return GraphDef(node=nodes, versions=VersionDef(producer=22)).SerializeToString()

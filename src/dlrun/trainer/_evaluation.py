@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
@@ -15,11 +15,18 @@ from dlrun.metrics._sums import EpochSums
 from dlrun.spec import Batch
 
 
-def evaluate(run: Run, split: SplitName, batches: Iterable[Batch], precision: str, seed: int) -> dict[str, float]:
+def evaluate(
+    run: Run,
+    split: SplitName,
+    batches: Iterable[Batch],
+    precision: str,
+    seed: int,
+    observers: Sequence[Callable[..., None]] = (),
+) -> dict[str, float]:
     """Mean loss and metrics over `batches` of a split with the model as it is; it is in training mode afterwards.
 
     Sums and metrics stay on the device until all batches are done. The model is never a compiled one: compiling for other
-    batch sizes would take longer than most evaluations.
+    batch sizes would take longer than most evaluations. `observers`: see `Callback.on_evaluation_batch`.
     """
     metrics, sums = MetricCollection(run.loss, run.task.target()), EpochSums()
     stream = streams.Stream(seed, f"task/{split}")
@@ -29,5 +36,7 @@ def evaluate(run: Run, split: SplitName, batches: Iterable[Batch], precision: st
             result = run.task(run.model, batch, stream)
             metrics.update(result.outputs.float(), result.targets)
             sums.add(result.loss, result.loss, len(batch.indices))
+            for observe in observers:
+                observe(run, split, batch, result)
     run.model.train()
     return {"loss": sums.loss(), **metrics.compute()}
