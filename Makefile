@@ -3,12 +3,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 # One thread per test worker, so that the workers do not share cores.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 SOURCES := src tests scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format catalogue wheel clean dev
+.PHONY: help demo test check format catalogue benchmark wheel clean dev
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -32,6 +33,9 @@ format: dev ## format the code and mend what ruff can mend
 catalogue: dev ## write src/dlrun/catalogue.json and docs/catalogue.md from the sources
 	@$(BIN)/python scripts/make_catalogue.py
 
+benchmark: $(PEERS)/.installed ## set up the peers, then measure into docs/benchmarks, about 2 hours (a part: ARGS="step --rounds 9")
+	@$(PEERS)/bin/python scripts/benchmark.py $(or $(ARGS),all --compile)
+
 wheel: dev ## build dist/dlrun-*.whl
 	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist . && ls dist/*.whl
 
@@ -51,6 +55,12 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/pip
 	@echo "Installing dlrun, PyTorch and the tools for testing into $(VENV): a few minutes the first time ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $(VENV)/.installed $@
+
+# What .venv has, and the peers.
+$(PEERS)/.installed: scripts/benchmark/peers_venv.py $(VENV)/.installed-dev
+	@echo "Installing the peers into $(PEERS): a few minutes the first time ..."
+	@$(BIN)/python scripts/benchmark/peers_venv.py $(PEERS)
+	@touch $@
 
 # An old pip cannot install an editable project without setup.py, so pip itself comes first.
 $(BIN)/pip:

@@ -1,0 +1,1 @@
+"""The pieces of scripts/benchmark.py, which says what is measured."""
