@@ -51,7 +51,11 @@ def describe_device(device: torch.device) -> str:
 
 
 def set_deterministic(deterministic: bool) -> None:
-    """Makes the kernels deterministic too (`trainer.deterministic`); some CUDA operations then raise or slow down."""
+    """Makes the kernels deterministic too (`trainer.deterministic`); some CUDA operations then raise or slow down.
+
+    In any case fp32 means fp32: cuDNN would compute convolutions in TF32, with 10 bits of mantissa, by default. And no
+    kernel is chosen by timing it (cuDNN's benchmark mode), since another choice changes the last bits.
+    """
     import os
 
     if deterministic:
@@ -60,3 +64,4 @@ def set_deterministic(deterministic: bool) -> None:
         torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.deterministic = deterministic
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False

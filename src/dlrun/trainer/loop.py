@@ -30,6 +30,7 @@ from dlrun.data._module import SplitName
 from dlrun.device import autocast, grad_scaler
 from dlrun.divergence import REMEDY, Diverged, GradientCheck, non_finite_weights
 from dlrun.early_stopping import EarlyStopping
+from dlrun.memory import out_of_memory
 from dlrun.metrics._collection import MetricCollection, direction
 from dlrun.metrics._monitor import metric_of, not_reported
 from dlrun.metrics._sums import EpochSums
@@ -43,6 +44,7 @@ from dlrun.spec import Batch, StepResult
 from dlrun.trainer._compiling import compiled
 from dlrun.trainer._diagnosis import diverged_in_step, diverged_in_validation
 from dlrun.trainer._evaluation import evaluate
+from dlrun.trainer._graph import graphed
 
 log = logging.getLogger(__name__)
 TRAINERS = Registry("trainer", None)
@@ -77,10 +79,13 @@ class Trainer:
         precision: fp32, or mixed precision in bf16 or fp16 (fp16 scales the loss); auto: the fastest that was measured.
         compile: compile the model with torch.compile, which takes seconds at the start and changes the last bits of the
             results; where it fails, training goes on without, with a warning. auto: where it was measured to be faster.
+        cuda_graph: record the update of a full minibatch once and replay it as one CUDA graph; CUDA only. The learning rate is
+            then rounded to float32, which may change the last bits of the results. What cannot be recorded is trained
+            without, with a warning.
         memory_format: how images and convolutions lie in memory, contiguous (N, C, H, W) or channels_last; changes the last
             bits of the results. auto: the faster one as measured.
         threads: CPU threads of PyTorch; null: its own choice. Another number changes the last bits of the results.
-        deterministic: make the kernels deterministic too.
+        deterministic: make the kernels deterministic too. None is chosen by timing it in any case (cuDNN's benchmark mode).
         log_every_steps: updates between two points of the step curves.
         validate_every_epochs: epochs between two validations.
         checkpoint_every_steps: write last.pt after every so many updates as well as after every epoch; null: epochs only.
@@ -110,6 +115,7 @@ class Trainer:
         swa_start: Annotated[float, Ge(0), Lt(1)] | None = None,
         precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32",
         compile: bool | Literal["auto"] = False,
+        cuda_graph: bool = False,
         memory_format: Literal["auto", "contiguous", "channels_last"] = "auto",
         threads: Annotated[int, Gt(0)] | None = None,
         deterministic: bool = False,
@@ -126,6 +132,7 @@ class Trainer:
         self.seed = seed
         assert "auto" not in (precision, compile), "the builder has resolved them"
         self.accumulate, self.halves = (1, True) if accumulate == "auto" else (accumulate, False)
+        self.has_batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in run.model.modules())
         self.clip_norm, self.precision = clip_norm, precision
         self.log_every_steps, self.validate_every_epochs = log_every_steps, validate_every_epochs
         self.checkpoint_every_steps = checkpoint_every_steps
@@ -156,6 +163,7 @@ class Trainer:
         self.epoch_seconds: list[float] = []  # of the training part; the last one grows while its epoch lasts
         self.earlier_seconds = 0.0  # in `fit` before the checkpoint that this process resumed from
         self.fit_s = 0.0  # in `fit`, those included
+        self.earlier_wait = 0.0  # for data, before this process
         self.started_at = self.saved_at = time.perf_counter()
         self.sums = EpochSums()
         self.objective = 0.0  # of the last step, where it is read
@@ -164,6 +172,7 @@ class Trainer:
         self.signals = Signals()
         self.background = Background()
         self._check_monitors()
+        self.graph = graphed(self) if cuda_graph else None
 
     # ---- fit ------------------------------------------------------------------------------------------------------
 
@@ -236,10 +245,17 @@ class Trainer:
 
     def _step(self, batch: Batch) -> tuple[StepResult, Tensor]:
         """One update. Returns the result of the forward pass and the objective (loss + penalties), detached."""
-        run, optimizer = self.run, self.run.optimizer
-        factor = self.scheduler.factor(run.step)
-        for group, built in zip(optimizer.param_groups, self.built_settings, strict=True):
+        factor = self.scheduler.factor(self.run.step)
+        for group, built in zip(self.run.optimizer.param_groups, self.built_settings, strict=True):
             group["lr"] = built["lr"] * factor
+        result, objective = self.graph.update(batch) if self.graph else self._update(batch)
+        if self.average:
+            self.average.update(self.run.model)
+        return result, objective
+
+    def _update(self, batch: Batch) -> tuple[StepResult, Tensor]:
+        """The part of an update that does the same at each step, but for learning rates and random streams: see `_graph`."""
+        run, optimizer = self.run, self.run.optimizer
         for parameter in self.trainable:
             parameter.grad = None
         result, objective = self._gradients_of(batch)
@@ -261,8 +277,6 @@ class Trainer:
         for regularizer in self.projections:
             with torch.no_grad():
                 regularizer.project(run.model)
-        if self.average:
-            self.average.update(run.model)
         return result, objective
 
     def _gradients_of(self, batch: Batch) -> tuple[StepResult, Tensor]:
@@ -272,14 +286,21 @@ class Trainer:
         return self._forward_backward(batch, 0, 1.0) if self.accumulate == 1 else self._accumulated(batch)
 
     def _fitting(self, batch: Batch) -> tuple[StepResult, Tensor]:
-        """Likewise, in as many micro-batches as the memory of the device needs."""
+        """Likewise, in as many micro-batches as the memory of the device needs. Raises ConfigError if none is small enough."""
         buffers = [(buffer, buffer.detach().clone()) for buffer in self.run.model.buffers()]
+        most = self._most_parts(len(batch.indices))
         while True:
             try:
                 return self._accumulated(batch) if self.accumulate > 1 else self._forward_backward(batch, 0, 1.0)
-            except torch.OutOfMemoryError:
-                if self.accumulate >= len(batch.indices):
+            except RuntimeError as error:
+                if not out_of_memory(error):
                     raise
+                if self.accumulate >= most:
+                    size, reason = math.ceil(len(batch.indices) / most), " ".join(str(error).split())[:200]
+                    raise ConfigError(
+                        f"trainer.accumulate: auto cannot help: micro-batches of {size} do not fit into the memory of "
+                        f"{self.run.device}; try trainer.precision=bf16 or a smaller model ({reason})"
+                    ) from error
             self.accumulate *= 2
             log.warning(
                 "step %d: out of memory; from here on each minibatch is split into %d micro-batches (trainer.accumulate=%d)",
@@ -344,8 +365,13 @@ class Trainer:
         return StepResult(loss, outputs, targets, named), objective
 
     def _micro_batches(self, batch: Batch) -> list[Batch]:
-        pieces = [t.tensor_split(min(self.accumulate, len(batch.indices))) for t in batch]
+        pieces = [t.tensor_split(min(self.accumulate, self._most_parts(len(batch.indices)))) for t in batch]
         return [Batch(*p) for p in zip(*pieces, strict=True) if len(p[0])]
+
+    def _most_parts(self, size: int) -> int:
+        """Into how many micro-batches `size` samples can be split; where the number is not the user's, batch norm keeps two
+        samples in each, since most refuse one."""
+        return max(1, size // 2) if self.halves and self.has_batch_norm else size
 
     # ---- evaluation -----------------------------------------------------------------------------------------------
 
@@ -353,7 +379,8 @@ class Trainer:
         """Mean loss and metrics of a split, with the averaged weights where an average is kept."""
         self._reseed(f"modules/{split}", 0)
         with self._averaged():
-            return evaluate(self.run, split, self._batches(split), self.precision, self.seed)
+            observers = self._overriding("on_evaluation_batch")
+            return evaluate(self.run, split, self._batches(split), self.precision, self.seed, observers)
 
     def _batches(self, split: SplitName) -> Iterator[Batch]:
         """The batches of an evaluation; a signal ends it."""
@@ -430,8 +457,14 @@ class Trainer:
             "run": {"best": dict(run.best), "history": {k: dict(v) for k, v in run.history.items()}},
             "epoch_seconds": list(self.epoch_seconds),
             "fit_seconds": self.earlier_seconds + time.perf_counter() - self.started_at,
+            "wait_seconds": self.wait_s,
             "environment": environment(run.device),
         }
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds that the steps of this run have waited for data; 0 where the data are in memory."""
+        return self.earlier_wait + self.run.wait_s
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave; the run goes on at the very batch where it stood. Raises ConfigError for a state
@@ -471,6 +504,7 @@ class Trainer:
             self.train_metrics.load_state_dict(state["train_metrics"])
         run.best, run.history = dict(state["run"]["best"]), {k: dict(v) for k, v in state["run"]["history"].items()}
         self.epoch_seconds, self.earlier_seconds = list(state["epoch_seconds"]), state["fit_seconds"]
+        self.earlier_wait = state.get("wait_seconds", 0.0) - run.wait_s
 
     def save_last(self) -> None:
         self._check_finite()
