@@ -141,7 +141,11 @@ def without_auto(config: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
     if optimizer.get("implementation") == "auto":
         allowed = get_args(OPTIMIZERS.settings(optimizer["name"])["implementation"].annotation)
         optimizer["implementation"] = fast["implementation"] if fast["implementation"] in allowed else "foreach"
-    return {**config, "trainer": trainer, "optimizer": optimizer}
+    data = dict(config["data"])
+    if data.get("evaluation_batch_size") == "auto":
+        parts.data.evaluation_batch = fast["evaluation_batch_size"]
+        data["evaluation_batch_size"] = parts.data.evaluation_batch_size  # fewer of large inputs
+    return {**config, "trainer": trainer, "optimizer": optimizer, "data": data}
 
 
 def resolved(trainer: Trainer) -> dict[str, Any]:

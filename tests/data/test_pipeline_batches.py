@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
 import math
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from dlrun.data import DATASETS, _resident
+from dlrun.data import DATASETS, _memory, _resident, _streaming
 from dlrun.data._base import Samples, Source
+from dlrun.data._memory import Room
 from dlrun.data._module import DataModule, build_data, check_data
-from dlrun.data._resident import is_resident
+from dlrun.data._resident import ResidentSplit, is_resident
 from dlrun.data._settings import DataSettings
+from dlrun.data._store import count_workers
+from dlrun.data._streaming import StreamingSplit
 from dlrun.registry import ConfigError
 from dlrun.spec import TargetSpec
 
@@ -216,10 +222,10 @@ def test_files_can_be_resident(tmp_path):
     assert_equal(module(Files(tmp_path), loader="resident").epoch(0), module().epoch(0))
 
 
-def test_a_second_reader_does_not_disturb_the_first():
+def test_a_second_reader_does_not_disturb_the_first(tmp_path):
     """Looking at a batch while an epoch streams, or leaving an epoch early, changes no batch."""
     expected = [list(module().epoch(epoch)) for epoch in range(3)]
-    data = module(loader="streaming", workers=1)
+    data = module(Files(tmp_path), loader="streaming", workers=1)
     seen = []
     for batch in data.epoch(0):
         seen.append(batch)
@@ -231,9 +237,9 @@ def test_a_second_reader_does_not_disturb_the_first():
     data.close()
 
 
-def test_streaming_leaves_the_global_generator_alone():
+def test_streaming_leaves_the_global_generator_alone(tmp_path):
     """An epoch through worker processes draws nothing from the global generator."""
-    data = module(loader="streaming", workers=1)
+    data = module(Files(tmp_path), loader="streaming", workers=1)
     state = torch.get_rng_state()
     list(data.epoch(0))
     assert torch.equal(torch.get_rng_state(), state)
@@ -254,17 +260,166 @@ def test_a_damaged_file_is_one_line(tmp_path, workers):
     data.close()
 
 
-def test_auto_decides_by_size(tmp_path, monkeypatch):
-    """On the CPU tensors are resident; files are, up to the limit; an explicit choice is followed."""
+def test_splits_share_the_images():
+    """The images of training and validation are rows of one tensor, not copies; those of vectors are normalised copies."""
+    data = module()
+    train, val = data._store.get("train"), data._store.get("val")
+    assert train.inputs.data_ptr() == val.inputs.data_ptr()
+    assert len(train.inputs) == 200
+    assert torch.cat([train.rows, val.rows]).sort().values.tolist() == list(range(200))
+
+
+def room(size: int) -> Room:
+    """A room on the CPU in which `size` bytes are left."""
+    found = Room(CPU)
+    found._left = size
+    return found
+
+
+def test_auto_decides_by_size(tmp_path):
+    """On the CPU tensors are resident; files are while their pixels fit; an explicit choice is followed."""
     tensors, _ = Pictures().train()
     files, _ = Files(tmp_path).train()
-    assert is_resident(tensors, "auto", CPU)
-    assert is_resident(files, "auto", CPU)
-    monkeypatch.setattr(_resident, "CPU_LIMIT", 200 * 40 - 1)
-    assert is_resident(tensors, "auto", CPU)
-    assert not is_resident(files, "auto", CPU)
-    assert is_resident(files, "resident", CPU)
-    assert not is_resident(tensors, "streaming", CPU)
+    assert is_resident(tensors, "auto", room(0))
+    assert is_resident(files, "auto", room(200 * 40))
+    assert not is_resident(files, "auto", room(200 * 40 - 1))
+    assert is_resident(files, "resident", room(0))
+    assert not is_resident(tensors, "streaming", room(1 << 30))
+
+
+def test_files_too_large_for_the_memory_stream_with_the_same_batches(tmp_path, monkeypatch, caplog):
+    """What does not fit in a quarter of the free memory left by the model streams, says so in one line, and changes no bit."""
+    monkeypatch.setattr(_memory, "free_memory", lambda device: 4 * 180 * 40 + 99)
+    caplog.set_level(logging.INFO, "dlrun")
+    fits = module(Files(tmp_path), workers=0)
+    assert isinstance(fits._store.get("train"), ResidentSplit)
+    assert isinstance(fits._store.get("val"), StreamingSplit)  # the training split has taken the room
+    assert [r.message for r in caplog.records if r.message.endswith("streaming")] == [
+        "data: 7.45e-07 GiB do not fit beside the model in 2.24e-08 GiB of memory: streaming"
+    ]
+    monkeypatch.setattr(_memory, "free_memory", lambda device: 4 * 180 * 40 - 4)
+    streams = module(Files(tmp_path), workers=0)
+    assert isinstance(streams._store.get("train"), StreamingSplit)
+    assert_equal(streams.epoch(0), fits.epoch(0))
+    assert_equal(streams.split("val"), fits.split("val"))
+
+
+def test_what_the_model_needs_is_left_free(monkeypatch):
+    """On the CPU data may take a quarter of what the model leaves, on CUDA 90 % of the whole less the model's part, and a
+    quarter while that is unknown."""
+    monkeypatch.setattr(_memory, "free_memory", lambda device: 1000)
+    for device, reserved, left in (("cpu", None, 250), ("cpu", 600, 100), ("cuda", None, 250), ("cuda", 600, 300)):
+        found = Room(torch.device(device))
+        found.reserved = reserved
+        assert found.left() == left
+        assert found.admit(left - 10)
+        assert not found.admit(11)
+        assert found.admit(10)
+    crowded = Room(torch.device("cuda"))
+    crowded.reserved = 5000
+    assert crowded.left() == 0
+
+
+def test_the_memory_of_this_machine_is_read():
+    """What is free lies between nothing and what the machine has; a control group's limit counts, page cache left out."""
+    if not Path("/proc/meminfo").exists():
+        pytest.skip("no /proc/meminfo")
+    total = int(Path("/proc/meminfo").read_text().split("MemTotal:")[1].split()[0]) << 10
+    assert 0 < _memory.free_memory(CPU) <= total
+
+
+def test_limits_of_a_control_group(tmp_path):
+    """Free is the limit less what is used and cannot be given up; `max` and absent files are no limit."""
+    for name, text in (("max", "1000\n"), ("now", "700\n"), ("stat", "anon 500\ninactive_file 150\nfile 200\n")):
+        (tmp_path / name).write_text(text)
+    files = tmp_path / "max", tmp_path / "now", tmp_path / "stat"
+    assert list(_memory._group(*files, "inactive_file ")) == [450]
+    (tmp_path / "max").write_text("max\n")
+    assert list(_memory._group(*files, "inactive_file ")) == []
+    assert list(_memory._group(tmp_path / "absent", *files[1:], "inactive_file ")) == []
+
+
+def test_workers_are_as_many_as_cores(monkeypatch):
+    """`auto` is one worker per core of this process, at most 16; a number is taken as it is."""
+    for cores, workers in ((1, 1), (3, 3), (64, 16)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process, n=cores: set(range(n)), raising=False)
+        assert count_workers(DataSettings()) == workers
+        assert count_workers(DataSettings(workers=5)) == 5
+
+
+def test_waiting_for_data_is_measured(tmp_path, monkeypatch):
+    """Only epochs that stream count: their seconds add up over epochs and outlast closing; resident data never wait."""
+    resident = module()
+    list(resident.epoch(0))
+    assert resident.wait_s == 0.0
+    clock = itertools.count()
+    data = module(Files(tmp_path), loader="streaming", workers=0)
+    monkeypatch.setattr(_streaming.time, "perf_counter", lambda: float(next(clock)))
+    list(data.split("train")), list(data.split("val"))
+    assert data.wait_s == 0.0
+    list(data.epoch(0))
+    assert data.wait_s == 7.0  # 6 batches and the end, a tick each
+    data.close()
+    list(data.epoch(1, start=4))
+    assert data.wait_s == 10.0
+
+
+def test_evaluation_batch_size_is_a_setting():
+    """The setting beats what is put in place of `auto`, and an argument beats both."""
+
+    def sizes(data: DataModule, **given: int) -> list[int]:
+        return [len(batch.targets) for batch in data.split("train", **given)]
+
+    data = module()
+    assert sizes(data) == [180]
+    data.evaluation_batch = 100
+    assert sizes(data) == [100, 80]
+    assert sizes(data, batch_size=90) == [90, 90]
+    chosen = module(evaluation_batch_size=64)
+    chosen.evaluation_batch = 100
+    assert sizes(chosen) == [64, 64, 52]
+    assert sizes(chosen, batch_size=90) == [90, 90]
+
+
+def test_batches_gathered_together_are_those_gathered_alone(monkeypatch):
+    """How many batches are gathered at once changes no bit, for images and vectors, augmented or not, from any batch on."""
+
+    class Vectors(Source):
+        def train(self):
+            x = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
+            return Samples(x, x[:, :1] * 2), TargetSpec("real", 1)
+
+    for source, settings in (
+        (Pictures(), {}),
+        (Pictures(), {"augmentation": AUGMENTED}),
+        (Vectors(), {"batch_size": 7}),
+    ):
+        data = module(source, **settings)
+        expected = [list(data.epoch(0, 1)), list(data.split("train", 9))]
+        for chunk in (0, 2 * 7 * 3 * 4, 1 << 30):
+            monkeypatch.setattr(_resident, "CPU_CHUNK", chunk)
+            assert_equal(data.epoch(0, 1), expected[0])
+            assert_equal(data.split("train", 9), expected[1])
+
+
+@pytest.mark.parametrize("loader", ["resident", "streaming"])
+@pytest.mark.parametrize("normalize", ["standardize", "unit"])
+def test_a_batch_is_its_own(loader, normalize):
+    """Overwriting inputs, targets and indices of a batch, also by something that needs a gradient, changes no other batch."""
+    expected = [[part.clone() for part in batch] for batch in module(normalize=normalize).epoch(0)]
+    data = module(loader=loader, normalize=normalize)
+    scale = torch.ones(1, requires_grad=True)
+    for batch, (inputs, targets, indices) in zip(data.epoch(0), expected, strict=True):
+        assert not batch.inputs.requires_grad
+        assert torch.equal(batch.inputs, inputs)
+        assert torch.equal(batch.targets, targets)
+        assert torch.equal(batch.indices, indices)
+        batch.inputs.mul_(scale).sum().backward()
+        batch.targets.zero_()
+        batch.indices.zero_()
+    assert_equal(data.epoch(0), expected)
+    with torch.inference_mode():
+        assert_equal(data.split("val"), module(normalize=normalize).split("val"))
 
 
 @pytest.mark.curriculum("D02")

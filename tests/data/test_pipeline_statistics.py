@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fractions
 import gzip
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from dlrun.data import _statistics
 from dlrun.data._base import Samples, Source
 from dlrun.data._module import DataModule
 from dlrun.data._settings import DataSettings
@@ -57,6 +59,28 @@ def test_image_statistics_equal_numpy():
     std = values.std((0, 2, 3))
     np.testing.assert_allclose(found.std, [std[0], 1.0, std[2]], rtol=1e-12)
     assert image_statistics(x.split(7)) == found
+
+
+@pytest.mark.parametrize("shape", [(700, 1, 3, 3), (300, 3, 40, 40), (2, 1, 600, 600)])
+def test_image_statistics_are_exact(shape):
+    """The brightest images, whose sums are largest, of any size and number: 255 throughout but for one darker pixel."""
+    x = torch.full(shape, 255, dtype=torch.uint8)
+    x[-1, :, -1, -1] = 254
+    found = image_statistics(x.split(256))
+    n = x[:, 0].numel()
+    mean, square = fractions.Fraction(255 * n - 1, n), fractions.Fraction(255**2 * n - 255**2 + 254**2, n)
+    assert found.mean == pytest.approx([float(mean / 255)] * shape[1], rel=1e-15)
+    spread = float(square) - float(mean) ** 2  # rounded as the code rounds it
+    assert found.std == pytest.approx([max(0.0, spread) ** 0.5 / 255] * shape[1], rel=1e-15)
+
+
+@pytest.mark.parametrize("count", [1, 200])
+def test_long_tables_are_normalised_in_pieces(monkeypatch, count):
+    """How many rows are converted at once changes no bit."""
+    x = vectors()
+    expected = module(x).transform(x)
+    monkeypatch.setattr(_statistics, "ROWS", count)
+    assert torch.equal(module(x).transform(x), expected)
 
 
 @pytest.mark.skipif("DLRUN_DATA_DIR" not in os.environ, reason="needs MNIST in DLRUN_DATA_DIR")

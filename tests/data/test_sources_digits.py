@@ -1,10 +1,16 @@
 """The digits of scikit-learn."""
 
+import gzip
+import subprocess
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from dlrun.data import digits
 from dlrun.data.digits import Digits
 from dlrun.registry import ConfigError
 
@@ -20,6 +26,35 @@ def test_digits():
     assert int(samples.inputs.max()) == 255
     assert samples.targets.tolist() == reference.target.tolist()
     assert (spec.kind, spec.size, spec.names) == ("class", 10, tuple("0123456789"))
+
+
+@pytest.mark.parametrize("missing", ["package", "file", "rows"])
+def test_without_the_file(tmp_path, monkeypatch, missing):
+    """Where scikit-learn keeps its table elsewhere, or in another form, it is asked itself, with the same result."""
+    expected, _ = Digits().train()
+    folder = tmp_path / "datasets" / "data"
+    folder.mkdir(parents=True)
+    if missing == "rows":
+        (folder / "digits.csv.gz").write_bytes(gzip.compress(b"0,1,2\n3,4,5\n"))
+    found = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(digits.importlib.util, "find_spec", lambda name: None if missing == "package" else found)
+    samples, _ = Digits().train()
+    assert torch.equal(samples.inputs, expected.inputs)
+    assert torch.equal(samples.targets, expected.targets)
+
+
+def test_nothing_is_imported_for_nothing():
+    """Reading and batching digits imports neither scikit-learn nor anything else that only other data need."""
+    code = """
+import sys, torch
+from dlrun.data._module import build_data
+data = build_data({"name": "digits"}, seed=0, device=torch.device("cpu"))
+assert sum(len(batch.targets) for name in ("train", "val", "test") for batch in data.split(name)) == 1797
+assert len(next(iter(data.epoch(0))).targets) == 128
+print(*sorted({"sklearn", "scipy", "PIL", "torchvision", "pandas", "torch._dynamo"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_rounding():

@@ -21,18 +21,23 @@ class Samples:
             sequence of N file paths.
         targets: as in `TargetKind`; real targets in original units (standardisation comes later).
         decode: for file paths: path -> uint8 (C, H, W), all of one shape.
+        decoded_as: what the decoded values depend on besides the files; None: nothing of them is kept from run to run.
+        rows: int64 (N,): the samples are these rows of `inputs`, which are shared with other splits; None: all in order.
     """
 
     inputs: Tensor | Sequence[Path]
     targets: Tensor
     decode: Callable[[Path], Tensor] | None = None
+    decoded_as: str | None = None
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
 
 
 class Source:
-    """A data set. The constructor only takes settings (and the context `root: Path`, `seed: int` where it names them) and
+    """A data set. The constructor only takes settings (and the context `root: Path`, `seed: int`,
+    `cache: bool` where it names them) and
     reads nothing; files are read, and ConfigError raised for what is wrong with them, in `train` and `test`.
 
     `target.mean` and `target.std` are left empty here: the pipeline fills them from the training split.

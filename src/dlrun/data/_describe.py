@@ -8,16 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dlrun.data._base import Samples
+from dlrun.data._decoding import chunks_of, of_files
 from dlrun.data._resident import input_shape
 from dlrun.data._statistics import Statistics, image_statistics, vector_statistics
-from dlrun.data._streaming import decode_chunks
 from dlrun.registry import ConfigError
 from dlrun.spec import DataSpec, TargetSpec
-
-CHUNK = 1024  # images converted to float64 at a time
 
 
 @dataclass(frozen=True)
@@ -70,10 +69,15 @@ def describe(train: Samples, target: TargetSpec, feature_names: tuple[str, ...],
 
 
 def _statistics(train: Samples, shape: tuple[int, ...]) -> Statistics:
-    if not isinstance(train.inputs, Tensor):
-        assert train.decode is not None, "file paths need a decode function"
-        return image_statistics(decode_chunks(train.inputs, train.decode))
-    return image_statistics(train.inputs.split(CHUNK)) if len(shape) == 3 else vector_statistics(train.inputs)
+    if isinstance(train.inputs, Tensor):
+        return image_statistics(chunks_of(train)) if len(shape) == 3 else vector_statistics(train.inputs)
+
+    def read_all() -> tuple[Tensor, ...]:
+        found = image_statistics(chunks_of(train))
+        return (torch.tensor([found.mean, found.std], dtype=torch.float64).view(torch.uint8),)
+
+    mean, std = of_files(train, "statistics", read_all)[0].clone().view(torch.float64).tolist()
+    return Statistics(tuple(mean), tuple(std), tuple(mean))
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import gzip
 import io
 import math
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dlrun.data._base import Samples, Source
+from dlrun.data._cache import cached
 from dlrun.data._download import RemoteFile, fetch, reason
 from dlrun.registry import ConfigError
 from dlrun.spec import TargetSpec
@@ -82,11 +84,11 @@ class IdxSource(Source):
     remote: ClassVar[tuple[RemoteFile, ...]]
     side: ClassVar[int] = 28
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, cache: bool = True) -> None:
+        self.root, self.cache = root, cache
 
     def train(self) -> tuple[Samples, TargetSpec]:
-        self._check(*(self._find(name) for name in FILES[2:]))
+        self._pair("t10k", _read)  # damaged test files are to be known before training; what they hold is dropped
         return self._samples("train"), TargetSpec("class", len(self.class_names), self.class_names)
 
     def test(self) -> Samples:
@@ -99,16 +101,21 @@ class IdxSource(Source):
         return images.unsqueeze(1)
 
     def _samples(self, part: str) -> Samples:
-        images_file, labels_file = (self._find(name) for name in FILES if name.startswith(part))
-        images, labels = self.read_inputs(images_file), read_idx(labels_file, 1)
-        self._check_pair(images, labels, images_file, labels_file)
-        return Samples(images, labels.long())
+        images, labels = self._pair(part, read_idx)
+        return Samples(images.unsqueeze(1), labels.long())
 
-    def _check(self, images_file: Path, labels_file: Path) -> None:
-        """Raises ConfigError for damaged test files, which is to be known before training; what they hold is dropped."""
-        images, labels = (_read(file, axes) for file, axes in ((images_file, 3), (labels_file, 1)))
-        self._check_side(images, images_file)
-        self._check_pair(images, labels, images_file, labels_file)
+    def _pair(self, part: str, read: Callable[[Path, int], Tensor]) -> tuple[Tensor, ...]:
+        """Images (N, 28, 28) and labels (N,), both uint8 and checked."""
+        files = [self._find(name) for name in FILES if name.startswith(part)]
+
+        def make() -> tuple[Tensor, Tensor]:
+            images, labels = (read(file, axes) for file, axes in zip(files, (3, 1), strict=True))
+            self._check_side(images, files[0])
+            self._check_pair(images, labels, *files)
+            return images, labels
+
+        compressed = any(file.suffix == ".gz" for file in files)
+        return cached(files, make, self.cache and compressed, f"{len(self.class_names)} classes")
 
     def _check_side(self, images: Tensor, path: Path) -> None:
         if images.shape[1:] != (self.side, self.side):

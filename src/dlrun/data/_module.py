@@ -24,6 +24,7 @@ from dlrun.data._augmentation import build_augmentations, check_augmentations
 from dlrun.data._base import Source
 from dlrun.data._describe import Description
 from dlrun.data._files import expand
+from dlrun.data._resident import move
 from dlrun.data._settings import DataSettings
 from dlrun.data._statistics import Normalizer
 from dlrun.data._store import SplitStore
@@ -54,7 +55,7 @@ def build_data(
     """
     check_data(node)
     settings: DataSettings = DATASETS.build_common(node)
-    context: dict[str, Any] = {"seed": settings.split_seed}
+    context: dict[str, Any] = {"seed": settings.split_seed, "cache": settings.cache}
     if (
         "root" in inspect.signature(DATASETS.get(node["name"])).parameters
     ):  # a generated set needs no folder, nor a home folder to find it in
@@ -81,6 +82,10 @@ class DataModule:
         seed: of order and augmentation.
         device: where batches are made.
         state: see `build_data`.
+
+    Attributes:
+        evaluation_batch: what `data.evaluation_batch_size=auto` stands for (None: `EVALUATION_BATCH`), but fewer of large
+            inputs, and never fewer than `batch_size`.
     """
 
     def __init__(
@@ -94,6 +99,7 @@ class DataModule:
     ) -> None:
         self.source, self.settings, self.seed, self.device = source, settings, seed, device
         self.batch_size = settings.batch_size
+        self.evaluation_batch: int | None = None
         self._store = SplitStore(source, settings, device)
         if state is not None:
             self.load_state_dict(state)
@@ -110,21 +116,36 @@ class DataModule:
         """Minibatches of a training epoch."""
         return math.ceil(self.spec.num_train / self.batch_size)
 
+    @property
+    def wait_s(self) -> float:
+        """Seconds that `epoch` has waited for its next batch so far; 0 where the data are resident."""
+        return self._store.wait_s
+
+    def reserve(self, size: int) -> None:
+        """Leaves `size` bytes of the device to the model and its training, so that data which do not fit beside them stream.
+        To be called before the first batch; changes no number."""
+        self._store.reserve(size)
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Training minibatches from number `start` on: every sample once, in an order drawn from (seed, epoch)."""
         train = self._store.get("train")
         order = torch.randperm(len(train), generator=streams.generator(self.seed, "order", epoch))
-        keys = self._keys(epoch, start) if self._augmentations else None
-        for number, (inputs, targets, rows) in enumerate(train.batches(order, self.batch_size, start)):
-            yield Batch(self._normalize(inputs) if keys is None else self._augment(inputs, keys[number]), targets, rows)
+        if not self._augmentations:
+            return train.batches(order, self.batch_size, start, self._normalize)
+        to_unit = _to_unit if self.spec.is_image else None
+        return self._augmented(train.batches(order, self.batch_size, start, to_unit), self._keys(epoch, start))
 
     def split(self, name: SplitName, batch_size: int | None = None) -> Iterator[Batch]:
         """The samples of a split in the order of the source, never augmented, in larger batches by default."""
-        if batch_size is None:
-            fitting = EVALUATION_BYTES // (4 * max(1, math.prod(self.spec.input_shape)))
-            batch_size = max(self.batch_size, min(EVALUATION_BATCH, fitting))
-        for inputs, targets, rows in self._store.get(name).batches(None, batch_size):
-            yield Batch(self._normalize(inputs), targets, rows)
+        return self._store.get(name).batches(None, batch_size or self.evaluation_batch_size, 0, self._normalize)
+
+    @property
+    def evaluation_batch_size(self) -> int:
+        """Samples of a batch of an evaluation."""
+        if self.settings.evaluation_batch_size != "auto":
+            return self.settings.evaluation_batch_size
+        fitting = EVALUATION_BYTES // (4 * max(1, math.prod(self.spec.input_shape)))
+        return max(self.batch_size, min(self.evaluation_batch or EVALUATION_BATCH, fitting))
 
     def transform(self, inputs: Tensor) -> Tensor:
         """Raw inputs (uint8 images, or vectors in original units, NaN where missing) as the model takes them."""
@@ -158,17 +179,24 @@ class DataModule:
     def _make_normalizer(self) -> Normalizer:
         return Normalizer(self._store.description.statistics, self.spec.is_image, self.device)
 
-    def _normalize(self, inputs: Tensor) -> Tensor:
-        return self._normalizer(inputs) if self.spec.is_image else inputs  # vectors are stored normalised
+    @property
+    def _normalize(self) -> Normalizer | None:
+        return self._normalizer if self.spec.is_image else None  # vectors are stored normalised
 
-    def _augment(self, inputs: Tensor, keys: Tensor) -> Tensor:
-        inputs = inputs.float().div_(255) if self.spec.is_image else inputs
-        for (_, augmentation), key in zip(self._augmentations, keys, strict=True):
-            inputs = augmentation(inputs, key)
-        return self._normalizer.unit(inputs) if self.spec.is_image else inputs
+    def _augmented(self, batches: Iterator[Batch], keys: Tensor) -> Iterator[Batch]:
+        normalize = self._normalizer.unit if self.spec.is_image else None
+        for batch, keys_of_step in zip(batches, keys, strict=False):
+            inputs = batch.inputs
+            for (_, augmentation), key in zip(self._augmentations, keys_of_step, strict=True):
+                inputs = augmentation(inputs, key)
+            yield batch._replace(inputs=inputs if normalize is None else normalize(inputs))
 
     def _keys(self, epoch: int, start: int) -> Tensor:
         """Keys of all remaining steps of an epoch, int32 (steps, augmentations, 2): one transfer to the device."""
         steps = range(epoch * self.steps_per_epoch + start, (epoch + 1) * self.steps_per_epoch)
         keys = [streams.keys(self.seed, f"augmentation/{name}", steps) for name, _ in self._augmentations]
-        return torch.stack(keys, 1).to(self.device)
+        return move(torch.stack(keys, 1), self.device)
+
+
+def _to_unit(images: Tensor) -> Tensor:
+    return images.float().div_(255)

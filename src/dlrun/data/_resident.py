@@ -3,63 +3,86 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from dlrun.data._base import Samples
-from dlrun.data._streaming import RawBatch, decode_all
+from dlrun.data._decoding import decode_all
+from dlrun.data._memory import Room
+from dlrun.spec import Batch
 
-CPU_LIMIT = 1 << 30  # bytes of decoded files
-CUDA_SHARE = 0.25  # of the free memory: the model, its gradients and activations need the rest
+CPU_CHUNK, CUDA_CHUNK = (
+    2 << 20,
+    32 << 20,
+)  # bytes of inputs gathered at once: what stays in the cache; few kernel launches
 
 
 class ResidentSplit:
     """Samples on the device.
 
     Args:
-        inputs: (N, ...) uint8 or float32.
-        targets: (N, ...).
-        device: where both are moved.
+        inputs: (M, ...) uint8 or float32, on the device.
+        targets: (N, ...); moved to the device.
+        rows: int64 (N,), which rows of `inputs` the samples are; None: all.
     """
 
-    def __init__(self, inputs: Tensor, targets: Tensor, device: torch.device) -> None:
-        self.inputs = inputs.to(device)
-        self.targets = targets.to(device)
-        self.rows = torch.arange(len(targets), device=device)
+    wait_s = 0.0  # steps never wait for data
+
+    def __init__(self, inputs: Tensor, targets: Tensor, rows: Tensor | None = None) -> None:
+        self.inputs, self.device = inputs, inputs.device
+        self.targets = targets.to(self.device)
+        self.rows = rows if rows is None else rows.to(self.device)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.targets)
 
-    def batches(self, order: Tensor | None, batch_size: int, start: int = 0) -> Iterator[RawBatch]:
-        """Minibatches in `order` (int64 (N,); None: as they lie) from batch number `start` on."""
+    def batches(
+        self,
+        order: Tensor | None,
+        batch_size: int,
+        start: int = 0,
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> Iterator[Batch]:
+        """Minibatches in `order` (int64 (N,); None: as they lie) from batch number `start` on, inputs passed through the
+        elementwise `transform`. Nothing done to a batch in place reaches the stored data or another batch."""
         first = start * batch_size
-        if order is None:
-            for i in range(first, len(self), batch_size):
-                part = slice(i, i + batch_size)
-                yield self.inputs[part].clone(), self.targets[part], self.rows[part]  # a model may work in place
+        if first >= len(self):
             return
-        order = order.to(self.rows.device)
-        for i in range(first, len(self), batch_size):
-            rows = order[i : i + batch_size]
-            yield self.inputs.index_select(0, rows), self.targets.index_select(0, rows), rows
+        order = torch.arange(len(self), device=self.device) if order is None else move(order, self.device)
+        order = order[first:]
+        places = order if self.rows is None else self.rows.index_select(0, order)
+        size = batch_size * self._batches_at_once(batch_size)
+        for rows, place in zip(order.split(size), places.split(size), strict=True):
+            inputs = self.inputs.index_select(0, place)
+            parts = inputs if transform is None else transform(inputs), self.targets.index_select(0, rows), rows
+            # `split` would give views that autograd forbids to change in place, and that share a version counter
+            yield from map(Batch, *(part.unsafe_split(batch_size) for part in parts))
+
+    def _batches_at_once(self, batch_size: int) -> int:
+        """A batch of few bytes costs no less than the calls that gather it, so several are gathered together."""
+        bytes_of_batch = 4 * batch_size * math.prod(self.inputs.shape[1:])
+        return min(1024, max(1, (CUDA_CHUNK if self.device.type == "cuda" else CPU_CHUNK) // max(1, bytes_of_batch)))
 
     def close(self) -> None:
         """Nothing to release."""
 
 
-def is_resident(samples: Samples, loader: str, device: torch.device) -> bool:
-    """Whether a split is kept on the device: as asked, or where it fits (`auto`). It never changes a number."""
+def move(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor in ordinary memory on `device`, without waiting for the device."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def is_resident(samples: Samples, loader: str, room: Room) -> bool:
+    """Whether a split is kept on the device: as asked, or where it fits into `room` (`auto`). It never changes a number."""
     if loader != "auto":
         return loader == "resident"
-    in_memory = isinstance(samples.inputs, Tensor)
-    if device.type == "cpu" and in_memory:
-        return True  # it is there already
-    limit = CUDA_SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else CPU_LIMIT
-    width = samples.inputs.element_size() if isinstance(samples.inputs, Tensor) else 1
-    return len(samples) * math.prod(input_shape(samples)) * width <= limit
+    inputs = samples.inputs
+    if isinstance(inputs, Tensor):
+        return inputs.device == room.device or room.admit(inputs.numel() * inputs.element_size())
+    return room.admit(len(samples) * math.prod(input_shape(samples)))
 
 
 def input_shape(samples: Samples) -> tuple[int, ...]:
@@ -74,5 +97,4 @@ def decoded(samples: Samples) -> Samples:
     """The samples with all files read into one uint8 tensor; unchanged where inputs are tensors."""
     if isinstance(samples.inputs, Tensor):
         return samples
-    assert samples.decode is not None, "file paths need a decode function"
-    return replace(samples, inputs=decode_all(samples.inputs, samples.decode), decode=None)
+    return replace(samples, inputs=decode_all(samples), decode=None)

@@ -27,8 +27,12 @@ class DataSettings:
         augmentation: augmentations of training inputs, name to settings ({} for its defaults), applied in the order written;
             null: none. An entry that is null is left out.
         loader: resident keeps the data on the device as one tensor; streaming reads through worker processes; auto
-            decides by size.
-        workers: worker processes of the streaming loader.
+            decides by size and by what is free beside the model.
+        workers: processes that read files for the streaming loader; auto: one per core, at most 16. Changes no number.
+        prefetch_factor: batches that each of them reads ahead.
+        evaluation_batch_size: samples per batch of validation and test; auto: many, but fewer of large inputs.
+        cache: keep decoded copies of slow files (compressed or checksummed ones) in the user's cache folder, which later runs
+            map into memory.
     """
 
     root: str | None = None
@@ -42,4 +46,7 @@ class DataSettings:
     normalize: Literal["standardize", "unit"] = "standardize"
     augmentation: Mapping[str, Mapping[str, Any] | None] | None = None
     loader: Literal["auto", "resident", "streaming"] = "auto"
-    workers: Annotated[int, Ge(0), Le(256)] = 2
+    workers: Annotated[int, Ge(0), Le(256)] | Literal["auto"] = "auto"
+    prefetch_factor: Annotated[int, Gt(0), Le(256)] = 2
+    evaluation_batch_size: Annotated[int, Gt(0)] | Literal["auto"] = "auto"
+    cache: bool = True

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+EXACT = 256  # squares of bytes whose sum stays below 2^24
+FAST = 1 << 18  # values that stay in the processor's cache
+ROWS = 1 << 16  # of a table, converted to float64 at a time
 
 
 @dataclass(frozen=True)
@@ -31,14 +37,18 @@ class Statistics:
 def image_statistics(chunks: Iterable[Tensor]) -> Statistics:
     """Mean and standard deviation of each channel of uint8 images given in chunks (n, C, H, W), values divided by 255.
 
-    Sums of integers in float64 are exact, so that the result depends neither on the chunks nor on the thread count.
+    The sums are exact, so that the result depends neither on the chunks nor on the thread count.
     """
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for chunk in chunks:
-        values = chunk.to(torch.float64)
-        count += values.numel() // values.shape[1]
-        total = total + values.sum((0, 2, 3))
-        squares = squares + values.square_().sum((0, 2, 3))
+        shape = chunk.shape[1:]
+        count += chunk.numel() // shape[0]
+        for part in chunk.flatten(1).split(max(1, min(EXACT, FAST // math.prod(shape)))):
+            # whole numbers below 2^24, as float32 holds them (see EXACT); NumPy, since a second thread gains nothing here
+            values = part.numpy().astype(np.float32)
+            total = total + torch.from_numpy(values.sum(0)).view(shape).to(torch.float64).sum((1, 2))
+            values *= values
+            squares = squares + torch.from_numpy(values.sum(0)).view(shape).to(torch.float64).sum((1, 2))
     mean = total / count
     std = (squares / count - mean**2).clamp(min=0).sqrt()
     return _statistics(mean / 255, std / 255)
@@ -83,10 +93,11 @@ class Normalizer:
         """uint8 images (N, C, H, W), or float vectors (N, D) with NaN where missing -> float32 of the same shape."""
         if self.is_image:
             return raw.to(torch.float32).mul_(self.byte_scale).add_(self.shift)
-        values = raw.to(
-            torch.float64
-        )  # once per data set; a feature like the year has a mean far larger than its spread
-        return ((torch.where(values.isnan(), self.fill, values) - self.mean) / self.std).float()
+        out = torch.empty(raw.shape, dtype=torch.float32, device=raw.device)
+        for part, place in zip(raw.split(ROWS), out.split(ROWS), strict=True):
+            values = part.to(torch.float64)  # a feature like the year has a mean far larger than its spread
+            place.copy_((torch.where(values.isnan(), self.fill, values) - self.mean) / self.std)
+        return out
 
     def unit(self, images: Tensor) -> Tensor:
         """The same for float images in [0, 1]."""

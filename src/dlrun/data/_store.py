@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from dlrun.data._base import Samples, Source
+from dlrun.data._decoding import check_files
 from dlrun.data._describe import Description, describe
+from dlrun.data._memory import Room
 from dlrun.data._resident import ResidentSplit, decoded, is_resident
 from dlrun.data._settings import DataSettings
 from dlrun.data._split import limit_rows, rows_hash, split_rows, strata_of
 from dlrun.data._statistics import Normalizer, standardize_targets
-from dlrun.data._streaming import StreamingSplit, check_files
+from dlrun.data._streaming import StreamingSplit
 
 Split = ResidentSplit | StreamingSplit
 
@@ -33,6 +37,12 @@ class SplitStore:
         self._waiting: dict[str, Samples] | None = None  # read, but not yet asked for; None: nothing has been read
         self._open: dict[str, Split] = {}
         self._rows: dict[str, Tensor] = {}
+        self._moved: tuple[Tensor, Tensor] | None = (
+            None  # images that several splits share, and where they are on the device
+        )
+        self._waited_s = 0.0  # of splits that are closed
+        self._memory = Room(torch.device("cpu"))
+        self._room = self._memory if device.type == "cpu" else Room(device)
 
     @property
     def description(self) -> Description:
@@ -62,24 +72,36 @@ class SplitStore:
         """Which rows of the source (counted from 0, in the order of its files) the samples of a split are."""
         return self._rows[name][samples].tolist()
 
+    def reserve(self, size: int) -> None:
+        """Leaves `size` bytes of the device to the model; has an effect before the first split is placed there."""
+        self._room.reserved = size
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds that epochs have waited for their next batch."""
+        return self._waited_s + sum(split.wait_s for split in self._open.values())
+
     def close(self) -> None:
         """Frees the data and ends worker processes; what is asked for later is read again."""
+        self._waited_s = self.wait_s
         for split in self._open.values():
             split.close()
-        self._open, self._waiting = {}, None
+        self._open, self._waiting, self._moved = {}, None, None
+        for room in (self._memory, self._room):
+            room.forget()
 
     def _read(self) -> None:
         samples, target = self.source.train()
         published, fixed = self.source.published_split, self.source.fixed_split()
         rows = split_rows(samples.targets, target.kind, self.settings, published=published, fixed=fixed)
         parts = {name: take(samples, index) for name, index in rows.items()}
-        if is_resident(parts["train"], self.settings.loader, self.device):
-            parts["train"] = decoded(parts["train"])  # files are read once, for the statistics and for training
+        parts["train"] = self._in_memory(parts["train"])  # read once, for the statistics and for training
         if self._description is None:
             if published:
                 self.source.check_test()
-            for part in (parts["val"], parts.get("test")):
-                check_files(part)
+            for name in [name for name in parts if name != "train"]:
+                parts[name] = self._in_memory(parts[name])
+                check_files(parts[name])
             self._description = describe(parts["train"], target, self.source.feature_names, self.settings.normalize)
         self._record(rows)
         self._waiting = parts
@@ -104,19 +126,52 @@ class SplitStore:
 
     def _place(self, samples: Samples) -> Split:
         spec = self.description.spec
-        resident = is_resident(samples, self.settings.loader, self.device)
-        samples = decoded(samples) if resident else samples
+        samples = self._in_memory(samples)
         inputs, targets = samples.inputs, standardize_targets(samples.targets, spec.target.mean, spec.target.std)
         if isinstance(inputs, Tensor) and not spec.is_image:
             inputs = Normalizer(self.description.statistics, False, torch.device("cpu"))(inputs)
-        if resident:
-            assert isinstance(inputs, Tensor)
-            return ResidentSplit(inputs, targets, self.device)
-        return StreamingSplit(Samples(inputs, targets, samples.decode), self.device, self.settings.workers)
+        rows = samples.rows
+        if (
+            isinstance(inputs, Tensor)
+            and rows is not None
+            and self.device.type != "cpu"
+            and 2 * len(rows) < len(inputs)
+        ):
+            inputs, rows = inputs[rows], None  # not worth moving all for
+        samples = replace(samples, inputs=inputs, targets=targets, rows=rows)
+        if not isinstance(inputs, Tensor) or not self._fits(samples):
+            return StreamingSplit(samples, self.device, count_workers(self.settings), self.settings.prefetch_factor)
+        return ResidentSplit(self._on_device(inputs), targets, samples.rows)
+
+    def _in_memory(self, samples: Samples) -> Samples:
+        """The samples, decoded where they are files whose pixels fit into the machine's memory."""
+        if isinstance(samples.inputs, Tensor) or not is_resident(samples, self.settings.loader, self._memory):
+            return samples
+        return decoded(samples)
+
+    def _fits(self, samples: Samples) -> bool:
+        moved = self._moved is not None and self._moved[0] is samples.inputs
+        return (moved and self.settings.loader == "auto") or is_resident(samples, self.settings.loader, self._room)
+
+    def _on_device(self, inputs: Tensor) -> Tensor:
+        if self._moved is None or self._moved[0] is not inputs:
+            self._moved = inputs, inputs.to(self.device)
+        return self._moved[1]
+
+
+def count_workers(settings: DataSettings) -> int:
+    """Worker processes of a split that streams from files: as set, or one per CPU core of this process, at most 16."""
+    if settings.workers != "auto":
+        return settings.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(16, cores)
 
 
 def take(samples: Samples, rows: Tensor) -> Samples:
-    """The samples of the given rows."""
-    inputs = samples.inputs
-    chosen = inputs[rows] if isinstance(inputs, Tensor) else [inputs[row] for row in rows.tolist()]
-    return Samples(chosen, samples.targets[rows], samples.decode)
+    """The samples of the given rows; images are shared rather than copied."""
+    inputs, targets = samples.inputs, samples.targets[rows]
+    if not isinstance(inputs, Tensor):
+        return replace(samples, inputs=[inputs[row] for row in rows.tolist()], targets=targets)
+    if inputs.dim() != 4:
+        return Samples(inputs[rows], targets)
+    return Samples(inputs, targets, rows=None if len(rows) == len(inputs) else rows)

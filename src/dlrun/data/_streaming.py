@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -16,42 +14,57 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
 from dlrun.data._base import Samples
+from dlrun.data._resident import move
+from dlrun.data._resident import move
 from dlrun.registry import ConfigError
 from dlrun.signals import NUMBERS
-
-RawBatch = tuple[Tensor, Tensor, Tensor]
-"""Inputs as stored, targets, row numbers; all on the device."""
+from dlrun.spec import Batch
 
 
 class StreamingSplit:
-    """Samples read through a DataLoader; batches equal those of `ResidentSplit` for any number of workers, because
-    order and augmentation are made outside the workers.
+    """Samples that lie in ordinary memory, gathered there, or in files, read through a DataLoader; batches equal those of
+    `ResidentSplit` for any number of workers, because order and augmentation are made outside the workers.
 
     Args:
         samples: tensors or files.
         device: where batches go.
-        workers: worker processes, kept from epoch to epoch; 0 reads in this process.
+        workers: processes that read files, kept from epoch to epoch; 0 reads in this process.
+        prefetch_factor: batches that each of them reads ahead.
     """
 
-    def __init__(self, samples: Samples, device: torch.device, workers: int) -> None:
+    def __init__(self, samples: Samples, device: torch.device, workers: int, prefetch_factor: int = 2) -> None:
         self.targets = samples.targets.to(device)
         self.device = device
-        self.reader = _Reader(samples)
-        self.workers = workers
-        self._plan: list[list[int]] = []
+        self.reader = _Reader(samples, pinned=device.type == "cuda")
+        self.workers = 0 if isinstance(samples.inputs, Tensor) else workers
+        self.prefetch_factor = prefetch_factor
+        self.wait_s = 0.0  # seconds that epochs waited for their next batch
+        self._plan: list[Any] = []  # rows of each batch, int64
         self._loader: DataLoader[Tensor] | None = None
         self._busy = False
 
     def __len__(self) -> int:
         return len(self.targets)
 
-    def batches(self, order: Tensor | None, batch_size: int, start: int = 0) -> Iterator[RawBatch]:
-        """Minibatches in `order` (int64 (N,); None: as they lie) from batch number `start` on."""
-        order = torch.arange(len(self)) if order is None else order
-        plan = [rows.tolist() for rows in order.split(batch_size)[start:]]
-        chunks = order.to(self.device).split(batch_size)[start:]
-        for inputs, rows in zip(self._read(plan), chunks, strict=True):
-            yield inputs.to(self.device, non_blocking=True), self.targets.index_select(0, rows), rows
+    def batches(
+        self,
+        order: Tensor | None,
+        batch_size: int,
+        start: int = 0,
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> Iterator[Batch]:
+        """See `ResidentSplit.batches`. Only an epoch, which has an `order`, counts as waiting."""
+        rows_of_all = torch.arange(len(self)) if order is None else order
+        plan: list[Any] = list(rows_of_all.split(batch_size)[start:])
+        if self.reader.samples.decode is not None:
+            plan = [rows.tolist() for rows in plan]  # a tensor would travel to its worker through shared memory
+        chunks = move(rows_of_all, self.device).unsafe_split(batch_size)[start:]
+        inputs_of_all = self._read(plan)
+        if order is not None:
+            inputs_of_all = self._timed(inputs_of_all)
+        for inputs, rows in zip(inputs_of_all, chunks, strict=True):
+            inputs = inputs.to(self.device, non_blocking=True)
+            yield Batch(inputs if transform is None else transform(inputs), self.targets.index_select(0, rows), rows)
 
     def close(self) -> None:
         """Ends the worker processes; at a second Ctrl-C without waiting for those in the middle of a read."""
@@ -63,8 +76,17 @@ class StreamingSplit:
             iterator._shutdown_workers()
         _kill(iterator)
 
-    def _read(self, plan: list[list[int]]) -> Iterator[Tensor]:
-        if self._busy:  # somebody looks at a batch in mid-epoch: workers serve one reader at a time
+    def _timed(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.wait_s += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+    def _read(self, plan: list[Any]) -> Iterator[Tensor]:
+        if self._busy or not self.workers:  # somebody looks at a batch in mid-epoch: workers serve one reader at a time
             yield from _raise_errors(map(self.reader.__getitems__, plan))
             return
         self._busy, self._plan[:] = True, plan
@@ -84,7 +106,8 @@ class StreamingSplit:
             num_workers=self.workers,
             collate_fn=_as_is,
             pin_memory=self.device.type == "cuda",
-            persistent_workers=self.workers > 0,
+            persistent_workers=True,
+            prefetch_factor=self.prefetch_factor,
             worker_init_fn=_leave_signals_to_parent,
             generator=torch.Generator(),  # else each epoch would draw from the global generator
         )
@@ -102,17 +125,23 @@ def _kill(iterator: Any) -> None:
 
 
 class _Reader(Dataset[Tensor]):
-    """Reads a batch of rows; errors come back as values, since a DataLoader would wrap them in a traceback."""
+    """Reads a batch: rows of tensors, given as a tensor, or of files, given as a list; errors come back as values, since a
+    DataLoader would wrap them in a traceback."""
 
-    def __init__(self, samples: Samples) -> None:
-        self.inputs, self.decode = samples.inputs, samples.decode
+    def __init__(self, samples: Samples, pinned: bool) -> None:
+        self.samples, self.pinned = samples, pinned
 
-    def __getitems__(self, rows: list[int]) -> Tensor | ConfigError:
-        if isinstance(self.inputs, Tensor):
-            return self.inputs[rows]
-        assert self.decode is not None, "file paths need a decode function"
+    def __getitems__(self, rows: Any) -> Tensor | ConfigError:
+        inputs, decode = self.samples.inputs, self.samples.decode
+        if isinstance(inputs, Tensor):
+            places = rows if self.samples.rows is None else self.samples.rows.index_select(0, rows)
+            if not self.pinned:
+                return inputs.index_select(0, places)
+            batch = torch.empty((len(rows), *inputs.shape[1:]), dtype=inputs.dtype, pin_memory=True)
+            return torch.index_select(inputs, 0, places, out=batch)
+        assert decode is not None, "file paths need a decode function"
         try:
-            return torch.stack([self.decode(self.inputs[row]) for row in rows])
+            return torch.stack([decode(inputs[row]) for row in rows])
         except ConfigError as error:
             return error
 
@@ -132,28 +161,3 @@ def _leave_signals_to_parent(worker: int) -> None:
     """A signal often reaches the whole process group (Ctrl-C, a cluster's SIGTERM), but the parent decides."""
     for number in NUMBERS:
         signal.signal(number, signal.SIG_IGN)
-
-
-def decode_chunks(paths: Sequence[Path], decode: Callable[[Path], Tensor], size: int = 256) -> Iterator[Tensor]:
-    """All files in order, decoded by threads, in chunks of at most `size`: uint8 (n, C, H, W)."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for i in range(0, len(paths), size):
-            yield torch.stack(list(pool.map(decode, paths[i : i + size])))
-
-
-def check_files(samples: Samples | None) -> None:
-    """Raises ConfigError for the first file that cannot be decoded: all are known to be sound before training."""
-    if samples is not None and not isinstance(samples.inputs, Tensor):
-        assert samples.decode is not None, "file paths need a decode function"
-        for _ in decode_chunks(samples.inputs, samples.decode):
-            pass
-
-
-def decode_all(paths: Sequence[Path], decode: Callable[[Path], Tensor]) -> Tensor:
-    """All files in order as one uint8 tensor (N, C, H, W)."""
-    whole = torch.empty((len(paths), *decode(paths[0]).shape), dtype=torch.uint8)
-    i = 0
-    for chunk in decode_chunks(paths, decode):
-        whole[i : i + len(chunk)] = chunk
-        i += len(chunk)
-    return whole

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import importlib.metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from dlrun.data import DATASETS
 from dlrun.data._base import Samples, Source
+from dlrun.data._decoding import check_files
 from dlrun.data._download import reason
 from dlrun.data._files import find_path
-from dlrun.data._streaming import check_files
 from dlrun.registry import ConfigError, did_you_mean
 from dlrun.spec import TargetSpec
 
@@ -37,6 +37,8 @@ class ImageFolder(Source):
         path: the folder, from the current one or below `data.root`.
         image_size: height and width of every image in pixels.
         grey: read images as grey (one channel) rather than colour (three).
+        cache: keep what was learnt by decoding all images (that they are sound, their statistics, and their pixels where these
+            are few) for later runs; given by dlrun.
 
     Shapes: inputs paths (N,), decoded to uint8 (3 or 1, image_size, image_size); targets int64 (N,).
 
@@ -45,9 +47,15 @@ class ImageFolder(Source):
     """
 
     def __init__(
-        self, root: Path, *, path: str, image_size: Annotated[int, Gt(0), Le(4096)] = 224, grey: bool = False
+        self,
+        root: Path,
+        cache: bool = True,
+        *,
+        path: str,
+        image_size: Annotated[int, Gt(0), Le(4096)] = 224,
+        grey: bool = False,
     ) -> None:
-        self.root, self.path, self.image_size, self.grey = root, path, image_size, grey
+        self.root, self.cache, self.path, self.image_size, self.grey = root, cache, path, image_size, grey
 
     @property
     def published_split(self) -> bool:  # type: ignore[override]
@@ -98,10 +106,9 @@ class ImageFolder(Source):
                     raise ConfigError(f"{pool / name}: holds no images ({', '.join(sorted(SUFFIXES))})")
                 paths += files
                 targets += [classes.index(name)] * len(files)
-        return Samples(paths, torch.tensor(targets, dtype=torch.int64), self._decode())
-
-    def _decode(self) -> Callable[[Path], Tensor]:
-        return functools.partial(decode_image, size=self.image_size, grey=self.grey)
+        decode = functools.partial(decode_image, size=self.image_size, grey=self.grey)
+        decoded_as = f"{self.image_size} {self.grey} {importlib.metadata.version('pillow')}" if self.cache else None
+        return Samples(paths, torch.tensor(targets, dtype=torch.int64), decode, decoded_as)
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
@@ -128,7 +135,10 @@ def decode_image(path: Path, size: int, grey: bool) -> Tensor:
         with Image.open(path) as file:
             if file.mode.startswith(DEEP):
                 raise ConfigError(f"{path}: has more than 8 bits per channel (mode {file.mode}); convert it first")
-            image = ImageOps.exif_transpose(file).convert("L" if grey else "RGB")
+            ImageOps.exif_transpose(file, in_place=True)
+            file.load()
+            mode = "L" if grey else "RGB"
+            image = file if file.mode == mode else file.convert(mode)
     except ConfigError:
         raise
     except Exception as error:  # a damaged image raises nearly anything

@@ -16,6 +16,7 @@ class MNIST(IdxSource):
 
     Args:
         root: folder that holds the data sets; given by dlrun.
+        cache: keep decoded copies of compressed files; given by dlrun.
 
     Shapes: inputs uint8 (N, 1, 28, 28), targets int64 (N,).
 
