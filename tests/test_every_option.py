@@ -30,7 +30,11 @@ LARGE = 5_000_000  # parameters: such models are not trained here
 
 MODEL_NEEDS = {"alexnet": ("model.image_size=64",), "vgg16": ("model.image_size=32",)}
 TASK_NEEDS = {"supervised": SMALL_MODEL, "reconstruction": ("model=autoencoder",)}
-ACTION_NEEDS = {"test": ("run=run",), "predict": ("run=run",)}
+ACTION_NEEDS = {
+    "test": ("run=run",),
+    "predict": ("run=run",),
+    "profile": ("action.seconds=0.2", "action.variants=false", "device=cpu"),
+}
 REGULARIZATION_NEEDS = {"code_sparsity": ("model=autoencoder",), "augmentation": ("data=digits", "model=lenet")}
 PUBLISHED = {  # data sets below DLRUN_DATA_DIR: overrides, input shape, target
     "mnist": ((), (1, 28, 28), ("class", 10)),

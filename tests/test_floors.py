@@ -15,7 +15,7 @@ FLOORS = (
     "registry schema spec settings files",
     "streams device auto background checkpoint rundir provenance signals",
     "data models losses optimizers schedulers regularization metrics averaging early_stopping divergence",
-    "tasks callbacks",
+    "tasks callbacks memory",
     "trainer",
     "build",
     "sweeps",

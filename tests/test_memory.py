@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from dlrun.background import NAME
 from dlrun.callbacks._base import Callback, Run
 
 EARLY, MIDDLE, LATE = 20, 100, 200
@@ -41,6 +43,9 @@ class Watch(Callback):
 
     def on_epoch_end(self, run: Run) -> None:
         if run.epoch in (EARLY, MIDDLE, LATE):
+            for thread in threading.enumerate():
+                if thread.name == NAME:  # a checkpoint is being written
+                    thread.join()
             gc.collect()
             self.objects[run.epoch] = len(gc.get_objects())
             self.resident[run.epoch] = int(Path("/proc/self/statm").read_text().split()[1]) * self.page

@@ -166,6 +166,7 @@ def help_text() -> str:
         "  dlrun resume=outputs/<date>/<run>                  go on with a run, or with a sweep by its folder",
         "  dlrun action=test run=outputs/<date>/<run>         evaluate a run again",
         "  dlrun action=predict run=... action.input=new.csv  write predictions",
+        "  dlrun action=profile model=... data=...            where an epoch goes, and which settings are faster here",
         "  dlrun action=verify_resume model=... data=...      prove that stopping and resuming changes no bit of a run",
         "  dlrun action=list action.group=model               every option and setting, with its meaning",
         "  tensorboard --logdir outputs                       curves, histograms, images",

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+NAME = "dlrun background"
 WAITING = 2  # jobs at a time; who submits another waits for the first of them
 
 
@@ -27,7 +28,7 @@ class Background:
         self._raise()
         earlier = self._threads[-1] if self._threads else None
         # daemon: a second Ctrl-C does not wait; what is being written then has a temporary name
-        self._threads.append(threading.Thread(target=self._do, args=(job, earlier), daemon=True))
+        self._threads.append(threading.Thread(target=self._do, args=(job, earlier), name=NAME, daemon=True))
         self._threads[-1].start()
         while len(self._threads) > WAITING:
             self._threads.pop(0).join()

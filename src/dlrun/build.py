@@ -17,7 +17,7 @@ import torch
 from annotated_types import Ge
 from torch import nn
 
-from dlrun import auto, streams
+from dlrun import auto, memory, streams
 from dlrun.callbacks._base import Run
 from dlrun.callbacks._build import build_callbacks, check_callbacks
 from dlrun.data._module import DataModule, build_data, check_data
@@ -121,6 +121,7 @@ def build_trainer(config: Mapping[str, Any], folder: Path) -> Trainer:
         steps_per_epoch=steps_per_epoch,
         monitor=settings["monitor"],
     )
+    _make_room(run, settings)
     trainer: Trainer = TRAINERS.build(
         config["trainer"],
         run=run,
@@ -130,6 +131,18 @@ def build_trainer(config: Mapping[str, Any], folder: Path) -> Trainer:
         seed=config["seed"],
     )
     return trainer
+
+
+def _make_room(run: Run, settings: Mapping[str, Any]) -> None:
+    """Tells how much memory a step is estimated to take, which the data then leave free."""
+    halves = settings["accumulate"] == "auto"
+    size = math.ceil(min(run.data.batch_size, run.spec.num_train) / (1 if halves else settings["accumulate"]))
+    averaged = settings["ema_decay"] is not None or settings["swa_start"] is not None
+    states = memory.state_tensors(run.optimizer) + averaged
+    needed = memory.estimate(run.model, run.spec.input_shape, size, settings["precision"], states)
+    memory.tell(needed, run.device, halves)
+    if needed.activations is not None:
+        run.data.reserve(needed.to_come)
 
 
 def without_auto(config: Mapping[str, Any], parts: Parts) -> dict[str, Any]:

@@ -60,7 +60,9 @@ def set_deterministic(deterministic: bool) -> None:
 
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if deterministic != torch.are_deterministic_algorithms_enabled():  # the call loads the compiler, which takes a second
+    if (
+        deterministic != torch.are_deterministic_algorithms_enabled()
+    ):  # the call loads the compiler, which takes a second
         torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.deterministic = deterministic
     torch.backends.cudnn.benchmark = False

@@ -25,7 +25,7 @@ MAPPING_GROUPS = ("callbacks", "regularization")
 TRAINING_ACTIONS = ("train",)
 """Actions whose folder is a run: it can be resumed, and swept over."""
 
-RUN_ACTIONS = (*TRAINING_ACTIONS, "verify_resume")
+RUN_ACTIONS = (*TRAINING_ACTIONS, "verify_resume", "profile")
 """Actions that make a folder of their own; the others read one or none."""
 
 

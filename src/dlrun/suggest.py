@@ -27,6 +27,9 @@ def explain(error: Exception, argv: list[str]) -> str:
         return _unreadable(str(error.override))
     if out_of_memory(error):
         reason = " ".join(str(error).split())[:200] or "of this machine"
+        if "CUDA" in reason or "CUDNN" in reason:
+            remedy = "a smaller data.batch_size, trainer.accumulate=auto, trainer.precision=bf16 or a smaller model"
+            return f"out of memory on the device ({reason}); try {remedy}"
         return f"not enough memory ({reason}); use a smaller model, data.batch_size or data set"
     if _worker_died(error):
         reason = " ".join(str(error).split())
@@ -72,6 +75,9 @@ def _open_files(error: OSError) -> list[str]:
     return []
 
 
+_OUT_OF_MEMORY = ("allocate memory", "out of memory", "Storage size calculation overflowed", "STATUS_ALLOC_FAILED")
+
+
 def is_users(error: BaseException) -> bool:
     """Whether the error is about configuration, data or environment: those get one line and no traceback."""
     from hydra.errors import HydraException
@@ -90,8 +96,7 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, of the machine or of its device: PyTorch raises a RuntimeError for both."""
     text = str(error)
     return isinstance(error, (MemoryError, RuntimeError)) and (
-        isinstance(error, MemoryError)
-        or any(part in text for part in ("allocate memory", "out of memory", "Storage size calculation overflowed"))
+        isinstance(error, MemoryError) or any(part in text for part in _OUT_OF_MEMORY)
     )
 
 

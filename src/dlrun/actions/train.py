@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import resource
 import sys
 import time
 import traceback
@@ -13,9 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from dlrun import checkpoint, provenance, rundir
+from dlrun import checkpoint, memory, provenance, rundir
 from dlrun.actions import ACTIONS
 from dlrun.actions._base import Action
 from dlrun.build import build_trainer, check, resolved
@@ -57,6 +54,7 @@ def train(config: dict[str, Any], folder: Path, observers: Sequence[Callback] = 
 
 def _prepared(config: dict[str, Any], folder: Path, observers: Sequence[Callback]) -> Trainer:
     """The trainer at the step where the run stands, its configuration and origin written down."""
+    memory.begin_peak()
     trainer = build_trainer(config, folder)
     trainer.callbacks += observers
     state = checkpoint.load_last(folder / rundir.LAST, "resume", trainer.run.device) if config["resume"] else None
@@ -144,17 +142,9 @@ def collect_results(trainer: Trainer, status: str, test: dict[str, float], wall_
             "data_wait_s": round(trainer.wait_s, 4),
             "samples_per_s": round(run.samples / trained, 1) if trained else None,
         },
-        "memory": _memory(run.device),
+        "memory": memory.peak(run.device),
         "parameters": count_parameters(run.model),
     }
-
-
-def _memory(device: torch.device) -> dict[str, float]:
-    scale = 1 if sys.platform == "darwin" else 1024
-    memory = {"peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**20, 1)}
-    if device.type == "cuda":
-        memory["peak_device_mib"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    return memory
 
 
 def _json(metrics: dict[str, float]) -> dict[str, float | None]:

@@ -53,6 +53,7 @@ class Run:
         epochs, total_steps, steps_per_epoch: what the run will reach.
         monitor: e.g. `val/loss`. best: epoch, step, value of the best checkpoint so far, empty before the first.
         history: the latest metrics by split, `{"train": {...}, "val": {...}}`.
+        evaluation_batch: samples that are evaluated at a time, where memory did not suffice for more; None: whole batches.
     """
 
     folder: Path
@@ -73,6 +74,7 @@ class Run:
     samples: int = 0
     best: dict[str, Any] = field(default_factory=dict)
     history: dict[str, dict[str, float]] = field(default_factory=dict)
+    evaluation_batch: int | None = None
 
     @property
     def wait_s(self) -> float:

@@ -56,7 +56,8 @@ class Room:
 def free_memory(device: torch.device) -> int:
     """Bytes that are free on a CUDA device, or in the machine within the limits of this process's control groups."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # PyTorch's to give again
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     return min([_available(), *_groups()])
 
 

@@ -452,6 +452,7 @@ class Trainer:
             "callbacks": {name: callback.state_dict() for name, callback in self._named_callbacks().items()},
             "counters": {"epoch": run.epoch, "step": run.step, "samples": run.samples, "batch": self.batch},
             "accumulate": self.accumulate,
+            "evaluation_batch": run.evaluation_batch,
             "sums": self.sums.state_dict(),
             "train_metrics": self.train_metrics.state_dict() if self.batch else {},
             "run": {"best": dict(run.best), "history": {k: dict(v) for k, v in run.history.items()}},
@@ -499,6 +500,7 @@ class Trainer:
         run.epoch, run.step, run.samples, self.batch = (counters[k] for k in ("epoch", "step", "samples", "batch"))
         if self.halves:
             self.accumulate = state.get("accumulate", 1)
+        run.evaluation_batch = state.get("evaluation_batch")
         self.sums = EpochSums(**state["sums"])
         if state["train_metrics"]:
             self.train_metrics.load_state_dict(state["train_metrics"])
