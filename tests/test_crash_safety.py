@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from dlrun import checkpoint, rundir
+from dlrun.background import NAME
 from dlrun.registry import ConfigError
 
 WORDS = (
@@ -197,6 +199,9 @@ def test_a_run_folder_that_is_gone_between_checkpoints(cli) -> None:
     from dlrun.callbacks.progress import Progress
 
     def delete(self: Any, run: Any) -> None:
+        for thread in threading.enumerate():
+            if thread.name == NAME:  # the checkpoint before is still being written
+                thread.join()
         shutil.rmtree("run")
 
     with pytest.MonkeyPatch.context() as patch:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from dlrun.trainer import Trainer
 
@@ -25,6 +26,7 @@ QUICK = (
     "model=mlp", "model.hidden=[8]", "data=digits", "device=cpu", "trainer.epochs=3", "data.limit_train=64",
     "callbacks=none", "hydra.run.dir=run",
 )  # fmt: skip
+STREAMING = ("data=image_folder", "data.path=pictures", "data.image_size=8", "data.loader=streaming", "data.workers=2")
 WAIT_S = 120  # for what comes much sooner; only a failing test waits so long
 
 
@@ -36,6 +38,15 @@ def start(folder: Path, script: str, *words: str) -> subprocess.Popen[str]:
         [sys.executable, "-c", code, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
+
+
+def pictures(folder: Path) -> None:
+    """160 small images of two classes in `pictures`, which worker processes read."""
+    generator = torch.Generator().manual_seed(0)
+    for i in range(160):
+        path = folder / "pictures" / ("no", "yes")[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(torch.randint(0, 256, (8, 8), dtype=torch.uint8, generator=generator).numpy()).save(path)
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
@@ -191,7 +202,8 @@ def stuck(self, rows):
     time.sleep(1000)
 s._Reader.__getitems__ = stuck
 """
-    process = start(tmp_path, script, *QUICK, "data.loader=streaming", "data.workers=2")
+    pictures(tmp_path)
+    process = start(tmp_path, script, *(word for word in QUICK if word != "data=digits"), *STREAMING)
     wait_for(tmp_path / "reached0", process)
     wait_for(tmp_path / "reached1", process)
     os.killpg(process.pid, signal.SIGINT)
@@ -207,7 +219,9 @@ s._Reader.__getitems__ = stuck
 def test_workers_leave_a_signal_to_the_run(tmp_path: Path) -> None:
     """SIGTERM to the whole process group, as a cluster sends it: the workers go on until the step is finished and the
     checkpoint written."""
-    process = start(tmp_path, IN_STEP, *QUICK, "data.loader=streaming", "data.workers=2")
+    pictures(tmp_path)
+    words = (word for word in QUICK if word != "data=digits")
+    process = start(tmp_path, IN_STEP, *words, *STREAMING, "data.batch_size=16")
     wait_for(tmp_path / "reached", process)
     os.killpg(process.pid, signal.SIGTERM)
     code, stderr = end(process)

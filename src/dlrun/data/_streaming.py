@@ -15,7 +15,6 @@ from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
 from dlrun.data._base import Samples
 from dlrun.data._resident import move
-from dlrun.data._resident import move
 from dlrun.registry import ConfigError
 from dlrun.signals import NUMBERS
 from dlrun.spec import Batch
