@@ -19,6 +19,7 @@ from dlrun.build import build_trainer, resolved
 from dlrun.callbacks._base import Callback
 from dlrun.trainer import Trainer
 from dlrun.trainer._compiling import compiled
+from dlrun.trainer._max_pooling import keep_max_pooling
 
 WORDS = (
     "optimizer=momentum",
@@ -91,7 +92,7 @@ def test_a_trial_leaves_no_trace(monkeypatch: Any) -> None:
     """Statistics of batch norm, gradients and the training mode are as before the trial."""
     monkeypatch.setattr(torch, "compile", lambda model, **options: model)
     model = Normed().train()
-    assert compiled(model, 4, (3,), "fp32", torch.device("cpu")) is not None
+    assert compiled(model, torch.zeros(4, 3), "fp32") is not None
     assert model.norm.running_mean.tolist() == [0, 0, 0]
     assert int(model.norm.num_batches_tracked) == 0
     assert model.norm.weight.grad is None
@@ -106,7 +107,7 @@ def test_other_sizes_go_through_the_model(monkeypatch: Any) -> None:
         return lambda x: (seen.append(len(x)), model(x))[1]
 
     monkeypatch.setattr(torch, "compile", compile_)
-    forward = compiled(nn.Linear(3, 1), 4, (3,), "fp32", torch.device("cpu"))
+    forward = compiled(nn.Linear(3, 1), torch.zeros(4, 3), "fp32")
     assert forward is not None
     for size in (4, 3, 8, 4):
         forward(torch.zeros(size, 3))
@@ -144,3 +145,20 @@ def test_without_a_compiler(tmp_path: Path) -> None:
     warnings = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(warnings) == 1, done.stderr
     assert warnings[0].startswith("dlrun: warning: trainer.compile: this model could not be compiled")
+
+
+@needs_compiler
+@pytest.mark.parametrize("options", [{"stride": 2}, {"stride": 2, "padding": 1, "ceil_mode": True}])
+def test_max_pooling_in_a_compiled_model(options: Any) -> None:
+    """Layers left to PyTorch's kernel give outputs and gradients of the uncompiled model, bit for bit."""
+    layer = nn.MaxPool2d(3, **options)
+    x = torch.randn(2, 3, 9, 8, generator=torch.Generator().manual_seed(0)).relu().requires_grad_()
+    wanted = layer(x)
+    weights = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1))
+    (gradient,) = torch.autograd.grad((wanted * weights).sum(), x)
+    model = nn.Sequential(layer)
+    keep_max_pooling(model)
+    outputs = torch.compile(model, dynamic=False, fullgraph=True)(x)
+    assert torch.equal(outputs, wanted)
+    assert torch.equal(torch.autograd.grad((outputs * weights).sum(), x)[0], gradient)
+    assert torch.equal(model(x), wanted)

@@ -62,7 +62,7 @@ def measure(options: argparse.Namespace) -> Section:
             chosen, ratios = _choose(family, batch, options)
             section.rows += [_line(f"{family}, batch {batch}", name, found) for name, found in ratios.items()]
             row = {"device": options.device, "family": family, "batch": batch, **chosen}
-            row["evaluation_batch"] = int(evaluation.partition("=")[2])
+            row["evaluation_batch_size"] = int(evaluation.partition("=")[2])
             ratios |= {f"evaluation {name}": found for name, found in evaluations.items()}
             row["ratio"] = {
                 name: [round(found[key], 3) for key in ("median", "low", "high")] for name, found in ratios.items()

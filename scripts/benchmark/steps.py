@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from benchmark.workload import Workload, build_model
 
 SHAPE, SAMPLES = (1, 28, 28), 8192
-TURN_S, LEAST, WARM = 0.2, 4, 2  # length of a turn, the fewest repetitions in it, repetitions not counted
+TURN_S, LEAST, WARM = 0.2, 4, 2  # length of a turn; the fewest repetitions of what is short, and those not counted
 ALL_THREADS = torch.get_num_threads()
 
 
@@ -91,19 +91,20 @@ def take_turns(tried: Mapping[str, Repeated], base: str, rounds: int) -> dict[st
     """Seconds of one repetition in each turn, by name; turns of all last about as long as one of `base` of 0.2 s."""
     for repeated in tried.values():  # compiling too
         _turn(repeated, 1)
-    count = max(LEAST, round(TURN_S / _turn(tried[base], LEAST)))
+    once = _turn(tried[base], 1)
+    count = max(LEAST, round(TURN_S / once)) if once < TURN_S else 1
     found: dict[str, list[float]] = {name: [] for name in tried}
     chooser = random.Random(0)
     for _ in range(rounds):
         for name in chooser.sample(list(tried), len(tried)):
-            found[name].append(_turn(tried[name], count))
+            found[name].append(_turn(tried[name], count, WARM if count > 1 else 0))
     torch.set_num_threads(ALL_THREADS)
     return found
 
 
-def _turn(repeated: Repeated, count: int) -> float:
+def _turn(repeated: Repeated, count: int, warm: int = 0) -> float:
     torch.set_num_threads(repeated.threads)
-    for _ in range(WARM):
+    for _ in range(warm):
         repeated()
     _synchronize()
     start = time.perf_counter()

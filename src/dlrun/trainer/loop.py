@@ -320,8 +320,8 @@ class Trainer:
         self.dropout_keys.fill(run.step, micro)
         if self.reseed:
             self._reseed(f"modules/{micro}", run.step)
-        if self.channels_last and batch.inputs.dim() == 4:
-            batch = batch._replace(inputs=batch.inputs.contiguous(memory_format=torch.channels_last))
+        if self.channels_last:
+            batch = batch._replace(inputs=self._in_memory_format(batch.inputs))
         result = self._forward(batch, streams.Stream(self.seed, "task", run.step, micro))
         if run.step == 0:
             self._check_outputs(result, batch)
@@ -337,10 +337,15 @@ class Trainer:
         kept = StepResult(loss, result.outputs.detach(), result.targets, result.parts)
         return kept, loss if objective is result.loss else objective.detach()
 
+    def _in_memory_format(self, inputs: Tensor) -> Tensor:
+        images = self.channels_last and inputs.dim() == 4
+        return inputs.contiguous(memory_format=torch.channels_last) if images else inputs
+
     def _compiled(self) -> Callable[[Tensor], Tensor] | None:
         run = self.run
         size = math.ceil(min(run.data.batch_size, run.spec.num_train) / self.accumulate)
-        return compiled(run.model, size, run.spec.input_shape, self.precision, run.device)
+        batch = torch.zeros(size, *run.spec.input_shape, device=run.device)
+        return compiled(run.model, self._in_memory_format(batch), self.precision)
 
     def _forward(self, batch: Batch, stream: streams.Stream) -> StepResult:
         if self.precision == "fp32":
