@@ -93,7 +93,9 @@ def test_an_optimizer_without_that_implementation(composed: Any, tmp_path: Path)
 
 def test_the_shipped_table() -> None:
     """Every row of the shipped table names a device, a family and a batch size, and settings that exist."""
-    for row in json.loads(auto.TABLE.read_text())["rows"]:
+    rows = json.loads(auto.TABLE.read_text())["rows"]
+    assert rows
+    for row in rows:
         assert row["device"] in ("cpu", "cuda")
         assert row["family"] in ("mlp", "cnn", "resnet")
         assert row["batch"] > 0
@@ -102,3 +104,23 @@ def test_the_shipped_table() -> None:
         assert row["precision"] in ("fp32", "bf16", "fp16")
         assert isinstance(row["compile"], bool)
         assert row["evaluation_batch_size"] > 0
+
+
+def test_precision_compile_and_evaluation_batch(table: None, composed: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """Likewise for what is not auto by default, and for the size of an evaluation's batches."""
+    monkeypatch.setattr(torch, "compile", lambda model, **options: model)
+    words = ("model=lenet", "data=digits", "data.batch_size=512", "trainer.precision=auto", "trainer.compile=auto")
+    trainer = build_trainer(composed(*words), tmp_path)
+    saved = resolved(trainer)
+    assert trainer.precision == saved["trainer"]["precision"] == "bf16"
+    assert saved["trainer"]["compile"] is True
+    assert saved["optimizer"]["implementation"] == "for_loop"
+    assert trainer.run.data.evaluation_batch_size == saved["data"]["evaluation_batch_size"] == 1024
+
+
+@pytest.mark.parametrize("action", ["test", "predict"])
+def test_a_trained_run_is_read_with_auto(cli: Any, action: str) -> None:
+    """An auto that is given on top of a saved run is resolved too."""
+    assert cli("model=linear", "data=blobs", "trainer.fast_dev_run=true", "hydra.run.dir=run").rc == 0
+    done = cli(f"action={action}", "run=run", "trainer.precision=auto", "trainer.memory_format=auto")
+    assert done.rc == 0, done.stderr

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from dlrun.background import WAITING, Background, size_of, snapshot
 
@@ -43,11 +47,15 @@ def test_an_error_is_raised_once_and_ends_what_follows() -> None:
     """After a failed job none is begun; its error comes from the next call, and after that all is well again."""
     background, done = Background(), []
 
+    gate = threading.Event()
+
     def fail() -> None:
+        gate.wait(10)
         raise OSError("disk full")
 
     background.submit(fail)
-    background.submit(lambda: done.append(1)) if not background._error else None
+    background.submit(lambda: done.append(1))
+    gate.set()
     with pytest.raises(OSError, match="disk full"):
         background.wait()
     assert done == []
@@ -74,6 +82,26 @@ def test_a_snapshot_does_not_follow() -> None:
     assert copy["column"].tolist() == [1, 4]
     assert copy["n"] == [1, (2.5, "x", None)]
     assert copy["i"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_snapshot_keeps_what_a_dictionary_carries() -> None:
+    """The versions of a model's modules, and the kind of the dictionary."""
+    state = nn.BatchNorm1d(2).state_dict()
+    assert snapshot(state)._metadata == state._metadata
+    assert snapshot(Counter(a=3)) == Counter(a=3)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_forking_waits() -> None:
+    """No thread of ours is at work while a process is forked."""
+    background, done = Background(), []
+    background.submit(lambda: (time.sleep(0.2), done.append(1)))
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if done else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert done == [1]
+    background.wait()
 
 
 def test_size() -> None:

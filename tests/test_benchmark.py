@@ -105,7 +105,7 @@ def test_rows_need_their_base() -> None:
 
 def test_work_after_the_end_of_an_epoch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """CPU seconds are added up until there come no more."""
-    clock = iter([1.0, 1.5, 1.9, 1.9, 99.0])
+    clock = iter([1.0, 1.0, 1.5, 1.5, 1.5, 1.9, 1.9, 1.9, 1.9, 1.9, 1.9, 99.0])
     monkeypatch.setattr(pace, "busy_seconds", lambda: next(clock))
     monkeypatch.setattr(pace.time, "sleep", lambda seconds: None)
     assert pace.wait_until_quiet() == pytest.approx(0.9)

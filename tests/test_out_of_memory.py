@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from dlrun import checkpoint, rundir
+from dlrun import checkpoint, memory, rundir
 from dlrun.build import build_trainer, check, resolved
 from dlrun.callbacks._base import Callback
 from dlrun.memory import out_of_memory
@@ -366,3 +366,11 @@ def test_an_evaluation_that_cannot_be_split(make: Callable[..., Trainer], error:
     fits_evaluation(trainer, 0, error)
     with pytest.raises(type(error), match=str(error)[:12]):
         trainer.evaluate("val")
+
+
+@pytest.mark.parametrize("sign", memory._SIGNS)
+def test_every_sign_is_told_in_one_line(sign: str) -> None:
+    """What counts as memory running out in training is told as such where it ends a run."""
+    from dlrun.suggest import out_of_memory
+
+    assert out_of_memory(RuntimeError(f"{sign} when calling something"))

@@ -55,20 +55,19 @@ def main(folder: Path, samples: int) -> None:
     train, val = order[:54_000][:samples], order[54_000:]
     std, mean = torch.std_mean(images)
     images.sub_(mean).div_(std)
-    x_train, y_train, x_val, y_val = images[train], labels[train], images[val], labels[val]
-    del images
     model = lenet()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     model.train()
-    total, order = torch.zeros(()), torch.randperm(len(y_train))
-    for rows in order.split(BATCH):
+    total, steps = torch.zeros(()), train[torch.randperm(len(train))].split(BATCH)
+    for rows in steps:
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(x_train[rows]), y_train[rows])
+        loss = F.cross_entropy(model(images[rows]), labels[rows])
         loss.backward()
         optimizer.step()
         total += loss.detach()
-    print(f"train loss {total.item() / len(order.split(BATCH)):.4f}")
-    print("validation loss {:.4f}, accuracy {:.4f}".format(*evaluate(model, x_val, y_val)))
+    print(f"train loss {total.item() / len(steps):.4f}")
+    print("validation loss {:.4f}, accuracy {:.4f}".format(*evaluate(model, images[val], labels[val])))
+    del images
     x_test = read(folder, "t10k-images-idx3-ubyte").unsqueeze(1).float().div_(255).sub_(mean).div_(std)
     y_test = read(folder, "t10k-labels-idx1-ubyte").long()
     print("test loss {:.4f}, accuracy {:.4f}".format(*evaluate(model, x_test, y_test)))

@@ -17,7 +17,7 @@ PEERS["keras"] = "Keras 3 on PyTorch"
 OWN = (BASE, "bare loop, fused Adam", "dlrun")
 COMPILED = "dlrun, compile"
 LIMITS = {"resnet8": 3000}  # training samples, so that an epoch takes seconds; the others take all
-FLOORS = {("mlp", 128, "dlrun"): 0.9, ("lenet", 128, COMPILED): 0.8}
+FLOORS = {("mlp", 128, "dlrun"): 0.9, ("lenet", 128, COMPILED): 0.8, ("lenet1998", 128, COMPILED): 0.8}
 EVERYWHERE = 1.0  # dlrun, where FLOORS has nothing else
 NOTE = (
     "Each contestant is a process of its own that goes on by one epoch at a time, in a new random order each round, while "

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-QUIET_S, LONGEST_S = 0.01, 3.0
+QUIET_S, QUIET_TIMES, LONGEST_S = 0.01, 5, 3.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -82,11 +82,11 @@ def wait_until_quiet() -> float:
     """Waits until this process and its workers do nothing any more, 3 s at most. Returns the CPU seconds they took."""
     first = last = busy_seconds()
     end = time.perf_counter() + LONGEST_S
-    while time.perf_counter() < end:
+    quiet, now = 0, first
+    while quiet < QUIET_TIMES and time.perf_counter() < end:  # a thread may wait for the disk in between
         time.sleep(QUIET_S)
         now = busy_seconds()
-        if now - last < QUIET_S / 10:
-            break
+        quiet = quiet + 1 if now - last < QUIET_S / 10 else 0
         last = now
     return now - first
 

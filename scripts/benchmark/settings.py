@@ -90,7 +90,11 @@ def _choose(family: str, batch: int, options: argparse.Namespace) -> tuple[dict[
         del tried["threads"]
     say(f"{family}, batch {batch}: {', '.join(tried)}")
     alone = _compared(family, batch, {_label(changes): changes for changes in tried.values()}, options)
-    winners = {label: changes for label, changes in zip(alone, tried.values(), strict=True) if gains(alone[label])}
+    winners = {
+        label: changes
+        for label, changes in zip(alone, tried.values(), strict=True)
+        if gains(alone[label]) and "threads" not in changes  # which is the user's to set
+    }
     if not winners:
         return dict(DEFAULT), alone
     best = min(winners, key=lambda label: alone[label]["median"])
@@ -154,7 +158,7 @@ def write_table(path: Path, rows: list[dict[str, Any]], device: str, threads: in
         "n": n,
         "date": date.today().isoformat(),
     }
-    table["measured"][device] = about
+    table.setdefault("measured", {})[device] = about
     table["rows"] = [row for _, row in sorted({**kept, **new}.items())]
     lines = ",\n".join("  " + json.dumps(row) for row in table["rows"])
     path.write_text(f'{{\n "measured": {json.dumps(table["measured"])},\n "rows": [\n{lines}\n ]\n}}\n')

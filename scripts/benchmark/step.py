@@ -19,7 +19,7 @@ from benchmark.report import Section, say
 from benchmark.turns import Left, Process
 from benchmark.workload import LEARNING_RATE, Problem, Workload
 
-TURN, WARM = 1000, 50  # steps of a turn; its first ones, not counted
+TURN, WARM = 10_000, 50  # steps of a turn; its first ones, not counted
 FLOOR = 20.0
 DLRUN = "dlrun"
 BARE = {"bare loop": {}, "bare loop, fused Adam": {"fused": True}}
@@ -129,16 +129,31 @@ def run_turns(workload: Workload, rounds: int, folder: Path) -> dict[str, list[f
             self.last = now
 
         def _others(self) -> None:
+            paused = time.perf_counter()
             found[DLRUN].append(self.seconds / (TURN - WARM))
             self.steps, self.seconds = 0, 0.0
             for name in chooser.sample(list(loops), len(loops)):
                 found[name].append(loops[name].turn())
             if len(found[DLRUN]) > rounds:
                 raise Finished
+            for bar in bars:  # else it would be drawn in the uncounted steps after each pause, and in no other
+                bar._draw_at += time.perf_counter() - paused
 
     config = workload.config()
+    bars: list[Any] = []
+
+    class Bars(Callback):
+        """Finds the progress bar of the run."""
+
+        def on_fit_start(self, run: Any) -> None:
+            import gc
+
+            from dlrun.callbacks.progress import Progress
+
+            bars.extend(found for found in gc.get_objects() if isinstance(found, Progress))
+
     with contextlib.suppress(Finished):
-        train(config, folder, observers=[Turns()])
+        train(config, folder, observers=[Bars(), Turns()])
     return {name: [1e6 * seconds for seconds in values[1:]] for name, values in found.items()}
 
 

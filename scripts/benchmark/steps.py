@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmark.workload import Workload, build_model
+from dlrun.trainer._max_pooling import keep_max_pooling
 
 SHAPE, SAMPLES = (1, 28, 28), 8192
 TURN_S, LEAST, WARM = 0.2, 4, 2  # length of a turn; the fewest repetitions of what is short, and those not counted
@@ -47,7 +48,11 @@ class Steps:
         module = module.to(memory_format=self.format)  # type: ignore[call-overload]
         implementation = {settings["implementation"]: True}
         self.optimizer = torch.optim.Adam(module.parameters(), lr=1e-4, **implementation)
-        self.model = torch.compile(module) if settings["compile"] else module
+        if settings["compile"]:  # as the trainer does
+            torch._dynamo.reset()
+            if device == "cpu":
+                keep_max_pooling(module)
+        self.model = torch.compile(module, dynamic=False) if settings["compile"] else module
         self.mixed = torch.autocast(device, torch.bfloat16) if settings["precision"] == "bf16" else nullcontext()
         self.threads = settings["threads"] or ALL_THREADS
         generator = torch.Generator().manual_seed(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -37,14 +38,18 @@ def measure(options: argparse.Namespace) -> Section:
     section = Section("streaming", "Image files", NOTE, BASE)
     title = f"{options.files:,} {options.format} files of {options.size}x{options.size} pixels from {options.data}"
     say(title)
-    top = Path(tempfile.mkdtemp(prefix="benchmark-images-"))
+    top, cache = Path(tempfile.mkdtemp(prefix="benchmark-images-")), os.environ.get("XDG_CACHE_HOME")
     try:
         write_images(top, options.data, options.files, options.size, options.format)
         words = (f"data.path={top}", f"data.image_size={options.size}", "data.loader=streaming")
         words += (f"data.workers={WORKERS}",)
         workload = Workload("lenet", 64, "image_folder", options.device, threads=options.threads, words=words)
+        os.environ["XDG_CACHE_HOME"] = str(top / "cache")  # nothing of these files stays
         found, section.left = take_turns((BASE, "dlrun"), workload, options.rounds)
     finally:
+        os.environ.update({"XDG_CACHE_HOME": cache} if cache else {})
+        if not cache:
+            os.environ.pop("XDG_CACHE_HOME", None)
         shutil.rmtree(top)
     section.rows = [{**row, "group": f"{workload.title}, {title}"} for row in rows(workload, found, BASE, {"dlrun": 1})]
     return section

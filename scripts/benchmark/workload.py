@@ -12,9 +12,16 @@ MODELS = {
     "linear": ("model=linear",),
     "mlp": ("model=mlp", "model.dropout=0"),
     "lenet": ("model=lenet", "model.dropout=0"),
+    "lenet1998": ("model=lenet", "model.dropout=0", "model.activation=tanh", "model.pool=avg"),
     "resnet8": ("model=resnet20", "model.depth=8"),
 }
-TITLES = {"linear": "one linear layer", "mlp": "MLP 512-256", "lenet": "LeNet-5", "resnet8": "ResNet-8"}
+TITLES = {
+    "linear": "one linear layer",
+    "mlp": "MLP 512-256",
+    "lenet": "LeNet-5",
+    "lenet1998": "LeNet-5 with tanh and average pooling",
+    "resnet8": "ResNet-8",
+}
 LEARNING_RATE = 1e-3
 EVALUATION_BATCH = 1024  # of every contestant but dlrun, which has a default of its own
 

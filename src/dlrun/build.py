@@ -153,7 +153,9 @@ def without_auto(config: Mapping[str, Any], parts: Parts) -> dict[str, Any]:
     optimizer = dict(config["optimizer"])
     if optimizer.get("implementation") == "auto":
         allowed = get_args(OPTIMIZERS.settings(optimizer["name"])["implementation"].annotation)
-        optimizer["implementation"] = fast["implementation"] if fast["implementation"] in allowed else "foreach"
+        choice = fast["implementation"] if fast["implementation"] in allowed else "foreach"
+        if choice in allowed:  # else it is a setting of a user's own
+            optimizer["implementation"] = choice
     data = dict(config["data"])
     if data.get("evaluation_batch_size") == "auto":
         parts.data.evaluation_batch = fast["evaluation_batch_size"]

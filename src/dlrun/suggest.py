@@ -75,7 +75,13 @@ def _open_files(error: OSError) -> list[str]:
     return []
 
 
-_OUT_OF_MEMORY = ("allocate memory", "out of memory", "Storage size calculation overflowed", "STATUS_ALLOC_FAILED")
+_OUT_OF_MEMORY = (
+    "allocate memory",
+    "out of memory",
+    "Storage size calculation overflowed",
+    "STATUS_ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+)
 
 
 def is_users(error: BaseException) -> bool:

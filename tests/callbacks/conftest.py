@@ -32,7 +32,7 @@ class FakeData:
         targets = torch.randint(3, (count,), generator=generator)
         return torch.randn(count, 1, 8, 8, generator=generator) + targets.view(-1, 1, 1, 1) - 1, targets
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0, timed: bool = True) -> Iterator[Batch]:
         inputs, targets = self.samples["train"]
         order = torch.randperm(len(targets), generator=streams.generator(3, "order", epoch))
         for rows in order.split(self.batch_size)[start:]:

@@ -593,3 +593,19 @@ def test_augmentation_helps_on_few_samples():
     augmentation = {"elastic": {"alpha": 4.0, "sigma": 2.0}}
     gains = [accuracy(augmentation, seed) - accuracy({}, seed) for seed in range(3)]
     assert sum(gains) / 3 > 0.005, gains
+
+
+def test_a_resumed_epoch_finds_batches_where_a_whole_one_has_them() -> None:
+    """Kernels may round by how memory is aligned: the place of a batch within what is gathered together does not depend on
+    where an epoch was resumed."""
+    inputs = torch.arange(3000.0).view(1000, 3)
+    split = ResidentSplit(inputs, torch.arange(1000))
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
+    whole = [(batch.inputs.clone(), batch.inputs.data_ptr() % 64) for batch in split.batches(order, 7)]
+    for start in (1, 2, 5, 142):
+        resumed = [(batch.inputs.clone(), batch.inputs.data_ptr() % 64) for batch in split.batches(order, 7, start)]
+        assert len(resumed) == len(whole) - start
+        for (a, at), (b, other) in zip(whole[start:], resumed, strict=True):
+            assert torch.equal(a, b)
+            assert at == other
+    assert list(split.batches(order, 7, 143)) == []

@@ -102,13 +102,14 @@ def test_stale(folder, source, change):
         lambda raw: raw[:100],
         lambda raw: b"[1]\n" + raw[4:],
         lambda raw: b"\xff" * len(raw),
+        lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]),
         lambda raw: raw.replace(b"[2, 3]", b"[3, 3]"),
         lambda raw: raw.replace(b"[2, 3]", b"[2,-3]"),
         lambda raw: raw.replace(b"[[2, 3], [0, 4]]", b'"' + b"x" * 14 + b'"'),
     ],
 )
 def test_damaged(folder, source, damage):
-    """A copy with another length or header is made anew, silently."""
+    """A copy with another length, header or content is made anew, silently."""
     make = Make(source)
     check(make, 97, 1)
     (copy,) = folder.iterdir()
@@ -117,6 +118,30 @@ def test_damaged(folder, source, damage):
     copy.write_bytes(damage(sound))
     check(make, 97, 2)
     assert copy.read_bytes() == sound
+
+
+def test_the_longest_unused_go(folder, tmp_path, monkeypatch):
+    """All copies together stay below a limit; what is used counts as new."""
+    sources = [tmp_path / f"{name}.gz" for name in "abc"]
+    for path in sources:
+        path.write_bytes(b"a")
+    for age, path in zip((30, 20), sources, strict=False):
+        check(Make(path), 97, 1)
+        (copy,) = folder.glob(f"{path.name}*")
+        os.utime(copy, ns=(10**18 - age, 10**18 - age))
+    check(Make(sources[0]), 97, 0)
+    monkeypatch.setattr(_cache, "KEPT", 2 * copy.stat().st_size)
+    check(Make(sources[2]), 97, 1)
+    assert sorted(path.name[0] for path in folder.iterdir()) == ["a", "c"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions")
+def test_copies_are_the_users_own(folder, source):
+    """Nobody else can read what may come from files that nobody else can read."""
+    check(Make(source), 97, 1)
+    (copy,) = folder.iterdir()
+    assert folder.stat().st_mode & 0o077 == 0
+    assert copy.stat().st_mode & 0o077 == 0
 
 
 def test_unwritable(tmp_path, source, monkeypatch):

@@ -10,6 +10,7 @@ from torch import nn
 
 from dlrun.optimizers import OPTIMIZERS
 from dlrun.optimizers._groups import build_optimizer, parameter_groups
+from dlrun.optimizers._state import load_state, settings_of, state_of
 from dlrun.registry import ConfigError
 
 NAMES = ["adam", "adamw", "momentum", "nesterov", "rmsprop", "sgd"]
@@ -403,3 +404,36 @@ for name in OPTIMIZERS.names():
 assert "torch._dynamo" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["adam", "momentum"])
+def test_state_of_another_memory_format(name: str) -> None:
+    """A state that was saved with contiguous weights goes on, number by number, with weights in channels_last."""
+
+    def convolution(memory_format: torch.memory_format, implementation: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = nn.Conv2d(3, 4, 3).to(memory_format=memory_format)
+        return model, build_optimizer({"name": name, "implementation": implementation}, model)
+
+    def steps(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        inputs = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(1))
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(inputs).square().sum().backward()
+            optimizer.step()
+
+    whole, optimizer = convolution(torch.contiguous_format, "for_loop")
+    steps(whole, optimizer)
+    saved, weights = state_of(optimizer, settings_of(optimizer)), copy.deepcopy(whole.state_dict())
+    model, other = convolution(torch.channels_last, "fused")
+    model.load_state_dict(weights)
+    for group, settings in zip(saved["param_groups"], settings_of(other), strict=True):
+        group.update(settings)  # another implementation, too
+    load_state(other, {**copy.deepcopy(saved), "built": settings_of(other)})
+    for parameter in model.parameters():
+        assert all(
+            v.stride() == parameter.stride() for v in other.state[parameter].values() if v.shape == parameter.shape
+        )
+    steps(whole, optimizer)
+    steps(model, other)
+    torch.testing.assert_close(model.weight, whole.weight, rtol=1e-5, atol=1e-6)

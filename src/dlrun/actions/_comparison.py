@@ -133,6 +133,8 @@ def rows(rates: Mapping[str, list[float]], notes: Mapping[str, str], failed: Map
     median of `samples_per_s`. `rates`: GIVEN, AGAIN and the variants; with GIVEN, AGAIN itself is compared, the variants
     with the mean of both.
     """
+    if AGAIN not in rates:
+        raise ConfigError(f"a second training beside the first failed: {failed.get(AGAIN, 'it went wrong')}")
     given, again = rates[GIVEN], rates[AGAIN]
     both = [(one + other) / 2 for one, other in zip(given, again, strict=False)]
     found: list[Row] = []

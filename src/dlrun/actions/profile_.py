@@ -119,7 +119,7 @@ class Profile(Action):
         logger.setLevel(logging.ERROR)  # what the configuration as given warns of was said before
         try:
             rows = compared.of_steps(variants, 2 * self.seconds)
-            with suppress(TooSlow):
+            with suppress(TooSlow, *FAILURES):
                 rows += [] if streams else compared.of_evaluation(self.seconds)
         except TooSlow as error:
             seconds = math.ceil(error.args[0] / 2)

@@ -27,7 +27,7 @@ def at_the_start(run: Run, untrained: Tensor | None, count: int) -> Pictures:
     pictures = first_layer(untrained)
     if run.spec.is_image:
         with observing(run):  # reading may draw random numbers (worker processes)
-            inputs = next(islice(run.data.epoch(0), 1)).inputs[:count]
+            inputs = next(islice(run.data.epoch(0, timed=False), 1)).inputs[:count]
         pictures["images/training_batch"] = grid(for_display(inputs, run.spec.mean, run.spec.std))
     return pictures
 

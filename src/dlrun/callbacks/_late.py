@@ -60,6 +60,7 @@ class LateEvents:
         self.failed = True
         self._writer = EventWriter(self.folder, self.state)
         self.failed = False
-        if self.begin:
-            self.begin(self._writer)
+        begin, self.begin = self.begin, None  # which holds the untrained filters
+        if begin:
+            begin(self._writer)
         return self._writer

@@ -75,15 +75,15 @@ class Mistakes:
 
 
 def validation(run: Run) -> Iterator[Batch]:
-    """The validation batches that the trainer evaluates; a dry run looks at one only."""
+    """The validation batches that the trainer evaluates; a dry run looks at two only."""
     settings = run.config.get("trainer", {})
-    return islice(iter(run.data.split("val")), 1 if settings.get("fast_dev_run") else settings.get("limit_val_batches"))
+    return islice(iter(run.data.split("val")), 2 if settings.get("fast_dev_run") else settings.get("limit_val_batches"))
 
 
 def first_samples(run: Run, count: int) -> Batch:
     """The first `count` samples of the validation split."""
     with observing(run):  # reading may draw random numbers (worker processes)
-        return Batch(*(tensor[:count] for tensor in next(iter(run.data.split("val", count)))))
+        return Batch(*(tensor[:count].clone() for tensor in next(iter(run.data.split("val", count)))))
 
 
 def observing(run: Run) -> AbstractContextManager[None]:

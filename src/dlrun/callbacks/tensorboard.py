@@ -146,7 +146,8 @@ class TensorBoard(Callback):
             for name, value in metrics.items()
             if value is not None
         }
-        self._events.begin = None  # of a run that failed before anything was logged
+        if results.get("status") not in ("finished", "diverged"):
+            self._events.begin = None  # of a run that failed before anything was logged
         try:
             writer = self.writer
             writer.scalars(final, run.step)

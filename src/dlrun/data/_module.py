@@ -126,14 +126,15 @@ class DataModule:
         To be called before the first batch; changes no number."""
         self._store.reserve(size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Training minibatches from number `start` on: every sample once, in an order drawn from (seed, epoch)."""
+    def epoch(self, epoch: int, start: int = 0, timed: bool = True) -> Iterator[Batch]:
+        """Training minibatches from number `start` on: every sample once, in an order drawn from (seed, epoch). `timed`:
+        waiting for them counts in `wait_s`."""
         train = self._store.get("train")
         order = torch.randperm(len(train), generator=streams.generator(self.seed, "order", epoch))
         if not self._augmentations:
-            return train.batches(order, self.batch_size, start, self._normalize)
+            return train.batches(order, self.batch_size, start, self._normalize, timed)
         to_unit = _to_unit if self.spec.is_image else None
-        return self._augmented(train.batches(order, self.batch_size, start, to_unit), self._keys(epoch, start))
+        return self._augmented(train.batches(order, self.batch_size, start, to_unit, timed), self._keys(epoch, start))
 
     def split(self, name: SplitName, batch_size: int | None = None) -> Iterator[Batch]:
         """The samples of a split in the order of the source, never augmented, in larger batches by default."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -45,16 +46,25 @@ class ResidentSplit:
         batch_size: int,
         start: int = 0,
         transform: Callable[[Tensor], Tensor] | None = None,
+        timed: bool = False,
     ) -> Iterator[Batch]:
         """Minibatches in `order` (int64 (N,); None: as they lie) from batch number `start` on, inputs passed through the
         elementwise `transform`. Nothing done to a batch in place reaches the stored data or another batch."""
-        first = start * batch_size
-        if first >= len(self):
-            return
+        at_once = self._batches_at_once(batch_size)
+        skipped = start % at_once
         order = torch.arange(len(self), device=self.device) if order is None else move(order, self.device)
-        order = order[first:]
+        # from the same batch on, whatever `start` is: kernels may round by how memory is aligned, so that a resumed epoch
+        # must find each batch at the place where a whole one has it
+        order = order[(start - skipped) * batch_size :]
+        yield from islice(self._gathered(order, batch_size, at_once, transform), skipped, None)
+
+    def _gathered(
+        self, order: Tensor, batch_size: int, at_once: int, transform: Callable[[Tensor], Tensor] | None
+    ) -> Iterator[Batch]:
+        if not len(order):
+            return
         places = order if self.rows is None else self.rows.index_select(0, order)
-        size = batch_size * self._batches_at_once(batch_size)
+        size = batch_size * at_once
         for rows, place in zip(order.split(size), places.split(size), strict=True):
             inputs = self.inputs.index_select(0, place)
             parts = inputs if transform is None else transform(inputs), self.targets.index_select(0, rows), rows

@@ -95,8 +95,8 @@ class SplitStore:
         published, fixed = self.source.published_split, self.source.fixed_split()
         rows = split_rows(samples.targets, target.kind, self.settings, published=published, fixed=fixed)
         parts = {name: take(samples, index) for name, index in rows.items()}
-        parts["train"] = self._in_memory(parts["train"])  # read once, for the statistics and for training
         if self._description is None:
+            parts["train"] = self._in_memory(parts["train"])  # read once, for the statistics and for training
             if published:
                 self.source.check_test()
             for name in [name for name in parts if name != "train"]:

@@ -51,15 +51,16 @@ class StreamingSplit:
         batch_size: int,
         start: int = 0,
         transform: Callable[[Tensor], Tensor] | None = None,
+        timed: bool = False,
     ) -> Iterator[Batch]:
-        """See `ResidentSplit.batches`. Only an epoch, which has an `order`, counts as waiting."""
+        """See `ResidentSplit.batches`. `timed`: waiting counts in `wait_s`."""
         rows_of_all = torch.arange(len(self)) if order is None else order
         plan: list[Any] = list(rows_of_all.split(batch_size)[start:])
         if self.reader.samples.decode is not None:
             plan = [rows.tolist() for rows in plan]  # a tensor would travel to its worker through shared memory
         chunks = move(rows_of_all, self.device).unsafe_split(batch_size)[start:]
         inputs_of_all = self._read(plan)
-        if order is not None:
+        if timed:
             inputs_of_all = self._timed(inputs_of_all)
         for inputs, rows in zip(inputs_of_all, chunks, strict=True):
             inputs = inputs.to(self.device, non_blocking=True)

@@ -88,9 +88,12 @@ class Lean(Optimizer):
 
     def _own_step(self, closure: Any) -> Any:
         """PyTorch's own step."""
+        counts: set[int] = set()
         for state in self.state.values():
-            if "step" in state:
-                state["step"] = state["step"].clone()  # PyTorch counts each one
+            if isinstance(step := state.get("step"), Tensor):
+                if id(step) in counts:
+                    state["step"] = step.clone()  # shared so far; PyTorch counts each one
+                counts.add(id(step))
         with torch.no_grad():
             result = Optimizer.profile_hook_step(undecorated(super().step))(self, closure)
         self._parts = self._gather() if closure is None and self._usual() else None

@@ -31,6 +31,7 @@ def load_state(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
         changed = {key: value for key, value in now.items() if key not in built or not _equal(value, built[key])}
         groups.append({**then, **changed})
     optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+    _lie_like_parameters(optimizer)
     for group in optimizer.param_groups:
         if not (
             group.get("fused") or group.get("capturable")
@@ -39,6 +40,18 @@ def load_state(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
                 state = optimizer.state.get(parameter, {})
                 if isinstance(state.get("step"), Tensor):
                     state["step"] = state["step"].cpu()
+
+
+def _lie_like_parameters(optimizer: Optimizer) -> None:
+    """Gives state tensors the memory format of their parameters, which may be another one than in the saved run: fused
+    kernels walk through both side by side."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            for name, value in state.items():
+                like = isinstance(value, Tensor) and value.shape == parameter.shape
+                if like and value.stride() != parameter.stride():
+                    state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _equal(a: Any, b: Any) -> bool:

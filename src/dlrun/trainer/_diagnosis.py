@@ -14,6 +14,7 @@ from dlrun.data._module import SplitName
 from dlrun.device import autocast
 from dlrun.divergence import REMEDY, Diverged, Watch, watching
 from dlrun.spec import Batch, StepResult
+from dlrun.trainer._evaluation import parts_of
 
 if TYPE_CHECKING:
     from dlrun.trainer.loop import Trainer
@@ -42,7 +43,8 @@ def diverged_in_validation(trainer: Trainer) -> Diverged:
     run = trainer.run
     run.model.eval()
     with trainer._averaged(), torch.inference_mode(), autocast(trainer.precision, run.device):
-        for batch in islice(run.data.split("val"), trainer.limits["val"]):
+        whole = islice(run.data.split("val"), trainer.limits["val"])
+        for batch in (part for each in whole for part in parts_of(run, each)):
             with watching(run.model, batch.indices) as watch:
                 result = run.task(run.model, batch, streams.Stream(trainer.seed, "task/val"))
                 _see(run, result, watch)

@@ -44,20 +44,24 @@ def evaluate(
                 for observe in observers:
                     observe(run, split, part, result)
     run.model.train()
-    return {"loss": sums.loss(), **metrics.compute()}
+    return {"loss": sums.loss(), **{name: float(value) for name, value in metrics.compute().items()}}
+
+
+def parts_of(run: Run, batch: Batch) -> list[Batch]:
+    """A batch of an evaluation in parts of at most `run.evaluation_batch` samples."""
+    size = run.evaluation_batch or len(batch.indices)
+    if size >= len(batch.indices):
+        return [batch]
+    return [Batch(*tensors) for tensors in zip(*(tensor.split(size) for tensor in batch), strict=True)]
 
 
 def _results(run: Run, batch: Batch, stream: streams.Stream) -> list[tuple[Batch, StepResult]]:
-    """A batch in parts of at most `run.evaluation_batch` samples, which is halved where memory runs out, and their results."""
+    """The parts of a batch and their results; `run.evaluation_batch` is halved where memory runs out."""
     while True:
-        size = run.evaluation_batch or len(batch.indices)
         try:
-            if size >= len(batch.indices):
-                return [(batch, run.task(run.model, batch, stream))]
-            parts = [Batch(*tensors) for tensors in zip(*(tensor.split(size) for tensor in batch), strict=True)]
-            return [(part, run.task(run.model, part, stream)) for part in parts]
+            return [(part, run.task(run.model, part, stream)) for part in parts_of(run, batch)]
         except RuntimeError as error:
-            size = min(size, len(batch.indices))
+            size = min(run.evaluation_batch or len(batch.indices), len(batch.indices))
             if size == 1 or not out_of_memory(error):
                 raise
         run.evaluation_batch = (size + 1) // 2

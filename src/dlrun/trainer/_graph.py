@@ -147,11 +147,13 @@ class GraphedUpdate:
         """None, with one warning, where the update cannot be recorded."""
         trainer, static = self.trainer, Batch(*(tensor.clone() for tensor in batch))
         keys, seed = trainer.dropout_keys, trainer.seed
+        states = {parameter: dict(state) for parameter, state in trainer.run.optimizer.state.items()}
         trainer.dropout_keys = DropoutKeys((), seed)  # filled before each replay instead
         trainer.seed = None  # type: ignore[assignment]  # what draws from a stream fails, not draws the same for ever
         try:
             (result, objective), replay = self.recorder.record(lambda: trainer._update(static))
         except Exception as error:  # PyTorch, CUDA and the model fail in many ways, and nothing but speed depends on it
+            trainer.run.optimizer.state.update(states)  # tensors made while recording were never filled
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             log.warning(
                 "trainer.cuda_graph: this model's update cannot be recorded, training goes on without (%s)", reason

@@ -39,7 +39,7 @@ from dlrun.optimizers._state import load_state, settings_of, state_of
 from dlrun.registry import ConfigError, Registry
 from dlrun.regularization._base import Regularizer
 from dlrun.schedulers._base import Scheduler
-from dlrun.signals import Interrupted, Signals
+from dlrun.signals import Interrupted, InterruptedAtOnce, Signals
 from dlrun.spec import Batch, StepResult
 from dlrun.trainer._compiling import compiled
 from dlrun.trainer._diagnosis import diverged_in_step, diverged_in_validation
@@ -72,7 +72,7 @@ class Trainer:
         min_delta: an improvement must be larger than this.
         accumulate: each minibatch is split into this many micro-batches whose gradients are added up; saves memory, and the
             update stays that of the whole minibatch (but for batch norm and dropout, which see micro-batches). auto: 1,
-            and twice as many, with a warning, whenever the memory of the device does not suffice.
+            and twice as many, with a warning, whenever the memory of a CUDA device does not suffice.
         clip_norm: the gradient's norm is scaled down to at most this; null: no clipping.
         ema_decay: evaluate and keep an exponential moving average of the weights with this decay; null: off.
         swa_start: evaluate and keep the mean of the weights after each update from this share of the run on; null: off.
@@ -141,6 +141,9 @@ class Trainer:
         if fast_dev_run:
             self.limits = dict.fromkeys(self.limits, FAST_DEV_BATCHES)
         self.best = EarlyStopping(direction(metric_of(monitor)), patience, min_delta)
+        self.channels_last = memory_format == "channels_last"
+        if self.channels_last:
+            run.model.to(memory_format=torch.channels_last)
         self.average = build_average(run.model, ema_decay, swa_start, run.total_steps)
         self.scaler = grad_scaler(precision, run.device)
         self.penalties = [(n, r) for n, r in regularizers.items() if type(r).penalty is not Regularizer.penalty]
@@ -150,9 +153,6 @@ class Trainer:
         self.reseed = has_foreign_randomness(run.model) or any(map(is_foreign, others))
         self.reads_losses = run.device.type == "cpu"  # elsewhere reading a loss waits for the device: see _check_finite
         self.replaying = False
-        self.channels_last = memory_format == "channels_last"
-        if self.channels_last:
-            run.model.to(memory_format=torch.channels_last)
         self.forward = (self._compiled() if compile else None) or run.model
         self.trainable = [p for p in run.model.parameters() if p.requires_grad]
         self.gradients = None if self.scaler else GradientCheck(self.trainable)  # fp16: the scaler skips such updates
@@ -181,9 +181,11 @@ class Trainer:
         self.started_at = self.saved_at = time.perf_counter()
         try:
             with self.signals:
-                self._fit()
+                try:
+                    self._fit()
+                finally:
+                    self._end_saving()
         finally:
-            self._end_saving()
             self.fit_s = self.earlier_seconds + time.perf_counter() - self.started_at
 
     def _fit(self) -> None:
@@ -531,12 +533,15 @@ class Trainer:
             checkpoint.save(path, state, **options)
 
     def _end_saving(self) -> None:
-        """Waits for the last checkpoint. Raises what went wrong with it, unless training ends with another error."""
+        """Waits for the last checkpoint. Raises what went wrong with it, unless training ends with an error of its own; a
+        second signal waits for nothing."""
         ending = sys.exc_info()[1]
+        if isinstance(ending, InterruptedAtOnce):
+            return
         try:
             self.background.wait()
-        except ConfigError as error:
-            if ending is None:
+        except Exception as error:
+            if ending is None or isinstance(ending, Interrupted):  # which says that a checkpoint was written
                 raise
             log.warning("%s", error)
 
@@ -663,7 +668,8 @@ class Trainer:
     def _replay(self) -> None:
         """Goes from the last checkpoint to the step that went wrong, now reading every loss, which raises Diverged with
         the step, the layer and the samples."""
-        self.background.wait()
+        with suppress(ConfigError):  # the checkpoint before it will do
+            self.background.wait()
         state = checkpoint.load_last(self.run.folder / rundir.LAST, "resume", self.run.device)
         if state is not None:
             self.reads_losses = self.replaying = True
@@ -675,7 +681,7 @@ class Trainer:
             self._train_epoch()
 
     def _interrupted(self) -> Interrupted:
-        """To be raised once a checkpoint is written."""
+        """To be raised once a checkpoint is on its way; `fit` waits for it."""
         return Interrupted(self.signals.exit_code, f"interrupted after step {self.run.step}")
 
 
