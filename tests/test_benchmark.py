@@ -81,6 +81,19 @@ def test_a_measure_over_two_bases_shows_its_values_once() -> None:
     assert head == "| over: base | over 1, difference | over 1, µs | over 2, difference | n |"
 
 
+def test_groups_that_are_not_measured_anew_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part can be measured again; the others keep their figures and the command they come from."""
+    monkeypatch.setattr(report.importlib.util, "find_spec", lambda name: None)  # no plot
+    for group, value in (("first", 2.0), ("second", 3.0), ("first", 4.0)):
+        section = report.Section("epoch", "An epoch", "", "bare loop", [{**_row("bare loop", value), "group": group}])
+        report.publish(section, tmp_path, "cpu", None)
+    found = json.loads((tmp_path / "epoch.json").read_text())["rows"]
+    assert [(row["group"], row["measures"]["epoch"]["value"]) for row in found] == [("second", 3.0), ("first", 4.0)]
+    assert all("scripts/benchmark.py" in row["command"] for row in found)
+    page = (tmp_path / "README.md").read_text()
+    assert page.index("### second") < page.index("### first")
+
+
 def test_a_path_of_this_machine_is_not_published() -> None:
     """The options that name one are left out of the command, whichever way they are written."""
     words = ["epoch", "--rounds", "2", "--output", f"{os.sep}home{os.sep}x", f"--table={os.sep}t", "--compile"]

@@ -62,13 +62,20 @@ def say(line: str) -> None:
 
 
 def publish(section: Section, folder: Path, device: str, threads: int | None) -> None:
-    """Writes the section's files and the page of all sections; prints its tables."""
+    """Writes the section's files and the page of all sections; prints its tables. Groups that were measured before, and not
+    anew, stay."""
     section.machine, section.versions = machine(device, section.threads or threads), versions()
     section.left = [re.sub(r"(?<!\S)['\"]?/[^\s:]+", "<path>", line) for line in section.left]  # of this machine
     section.date = date.today().isoformat()
     section.command = f"scripts/benchmark.py {' '.join(shown_words(sys.argv[1:]))}"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{section.name}.json"
+    for row in section.rows:
+        row["command"] = f"{section.date}: `{section.command}`"
+    print(markdown(asdict(section)))
+    anew = {row["group"] for row in section.rows}
+    earlier = json.loads(path.read_text())["rows"] if path.exists() else []
+    section.rows = [row for row in earlier if row["group"] not in anew] + section.rows
     path.write_text(json.dumps(asdict(section), indent=1) + "\n")
     if importlib.util.find_spec("matplotlib"):
         from benchmark.plot import plot
@@ -76,7 +83,6 @@ def publish(section: Section, folder: Path, device: str, threads: int | None) ->
         plot(asdict(section), path.with_suffix(".png"))
     else:
         say("matplotlib is not installed: no plot")
-    print(markdown(asdict(section)))
     sections = [json.loads(file.read_text()) for name in ORDER if (file := folder / f"{name}.json").exists()]
     pages = [markdown(found, folder) for found in sections]
     (folder / "README.md").write_text("\n".join([HEAD, *pages]).rstrip() + "\n")
@@ -98,9 +104,11 @@ def markdown(section: dict[str, Any], folder: Path | None = None) -> str:
     """A section as text with one table for each group; with its plot where `folder` has it."""
     about, lines = section["machine"], [f"## {section['title']}", "", section["note"], ""]
     names = ", ".join(f"{name} {version}" for name, version in section["versions"].items())
-    lines += [f"{about['description']}. {section['date']}: {names}. `{section['command']}`", ""]
+    lines += [f"{about['description']}; {names}.", ""]
     for group in dict.fromkeys(row["group"] for row in section["rows"]):
-        lines += [f"### {group}", "", *table([r for r in section["rows"] if r["group"] == group], section["base"]), ""]
+        rows = [row for row in section["rows"] if row["group"] == group]
+        lines += [f"### {group}", "", *table(rows, section["base"]), ""]
+        lines += [rows[0]["command"], ""] if "command" in rows[0] else []
     lines += [f"- {line}" for line in section["left"]] + ([""] if section["left"] else [])
     if folder and (folder / f"{section['name']}.png").exists():
         lines += [f"![{section['title']}]({section['name']}.png)", ""]

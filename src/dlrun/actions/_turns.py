@@ -17,6 +17,7 @@ import torch
 from dlrun import build
 from dlrun.actions._phases import Instead, replaced
 from dlrun.data._module import DataModule
+from dlrun.data._store import count_workers
 from dlrun.spec import Batch
 from dlrun.trainer import Trainer
 
@@ -68,6 +69,9 @@ class Steps:
         steps = max(SHORTEST, round(seconds * rate / self.data.batch_size))
         self.warm = max(1, steps // 5)
         self.steps = max(SHORTEST - 1, steps - self.warm)
+        if self.streams:  # what workers have read ahead by the end of the warm-up would be counted as read for nothing
+            ahead = count_workers(self.data.settings) * self.data.settings.prefetch_factor
+            self.warm, self.steps = max(self.warm, ahead), max(self.steps, 2 * ahead)
 
     def _endless(self) -> Generator[Batch]:
         for epoch in itertools.count(self.trainer.run.step if self.streams else 0):
