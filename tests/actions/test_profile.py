@@ -376,7 +376,7 @@ def test_streamed_turns_leave_no_process(
             "optimizer.implementation=foreach trainer.precision=bf16 data.batch_size=64 data.batch_size=128",
         ),
         (
-            ("model=lenet", "data.limit_train=100", "optimizer=rmsprop"),
+            ("model=lenet", "data.limit_train=100", "optimizer=rmsprop", "trainer.memory_format=contiguous"),
             True,
             "trainer.compile=true trainer.memory_format=channels_last trainer.precision=bf16 data.batch_size=64",
         ),

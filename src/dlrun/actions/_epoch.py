@@ -116,8 +116,8 @@ class TimedEpoch:
             self.run.epochs = 1
         self.phases.switch(LOOP, EPOCH)
 
-    def _epoch(self, epoch: Callable[..., Iterator[Any]], *args: Any) -> Iterator[Any]:
-        for batch in epoch(*args):
+    def _epoch(self, epoch: Callable[..., Iterator[Any]], *args: Any, **options: Any) -> Iterator[Any]:
+        for batch in epoch(*args, **options):
             yield batch
             if self._began == math.inf:  # here another batch is asked for
                 self._begin()

@@ -117,8 +117,8 @@ def watched(trainer: Trainer, wrap: Wrap) -> Iterator[None]:
     """Wraps whatever belongs to a phase. The trainer is to be thrown away afterwards; `Tensor.backward` is put back."""
     run, data = trainer.run, trainer.run.data
 
-    def epoch(*args: Any) -> Iterator[Any]:
-        fetch = wrap("data", iter(data.epoch(*args)).__next__)
+    def epoch(*args: Any, **options: Any) -> Iterator[Any]:
+        fetch = wrap("data", iter(data.epoch(*args, **options)).__next__)
         while (batch := _next(fetch)) is not None:
             yield batch
 
