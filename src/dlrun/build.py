@@ -21,7 +21,7 @@ from dlrun import auto, memory, streams
 from dlrun.callbacks._base import Run
 from dlrun.callbacks._build import build_callbacks, check_callbacks
 from dlrun.data._module import DataModule, build_data, check_data
-from dlrun.device import resolve_device, set_deterministic
+from dlrun.device import keep_freed_memory, resolve_device, set_deterministic
 from dlrun.losses._base import Loss
 from dlrun.losses._build import build_loss, check_loss
 from dlrun.models import MODELS
@@ -76,6 +76,7 @@ def build_parts(config: Mapping[str, Any], data_state: Mapping[str, Any] | None 
     `data_state`: from the checkpoint of a trained run, so that data are treated as they were then and read only if needed.
     """
     device = resolve_device(config["device"])
+    keep_freed_memory()
     settings = TRAINERS.check(config["trainer"])  # an older run's configuration may lack a setting
     torch.set_num_threads(settings["threads"] or _DEFAULT_THREADS)
     set_deterministic(settings["deterministic"])

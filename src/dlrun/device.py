@@ -67,3 +67,24 @@ def set_deterministic(deterministic: bool) -> None:
     torch.backends.cudnn.deterministic = deterministic
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
+
+
+def keep_freed_memory() -> None:
+    """Tells the C library to keep what is freed for the next step, instead of giving it back to the system.
+
+    By default glibc maps tensors of some megabytes anew, or trims the heap, in every step, so that each page of the
+    activations is faulted in again: 12,000 to 17,000 page faults and half of the time of a step were seen with a small
+    ResNet. Changes no number. Settings that the user has made (`MALLOC_..._`, `GLIBC_TUNABLES`) are left alone; other
+    libraries have no such switch.
+    """
+    import ctypes
+    import os
+
+    if "malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the largest value it takes
+    mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
