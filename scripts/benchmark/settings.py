@@ -62,6 +62,7 @@ def measure(options: argparse.Namespace) -> Section:
             chosen, ratios = _choose(family, batch, options)
             section.rows += [_line(f"{family}, batch {batch}", name, found) for name, found in ratios.items()]
             row = {"device": options.device, "family": family, "batch": batch, **chosen}
+            del row["threads"]  # which is the user's to set
             row["evaluation_batch_size"] = int(evaluation.partition("=")[2])
             ratios |= {f"evaluation {name}": found for name, found in evaluations.items()}
             row["ratio"] = {
@@ -93,7 +94,7 @@ def _choose(family: str, batch: int, options: argparse.Namespace) -> tuple[dict[
     winners = {
         label: changes
         for label, changes in zip(alone, tried.values(), strict=True)
-        if gains(alone[label]) and "threads" not in changes  # which is the user's to set
+        if gains(alone[label]) and "threads" not in changes
     }
     if not winners:
         return dict(DEFAULT), alone
