@@ -6,7 +6,8 @@ python scripts/benchmark.py step                          # overhead of a step o
 python scripts/benchmark.py process                       # whole processes: seconds and peak memory; launch to the first step
 python scripts/benchmark.py logging                       # everything logged over nothing logged
 python scripts/benchmark.py streaming                     # a folder of image files over a DataLoader loop
-python scripts/benchmark.py all                           # these five
+python scripts/benchmark.py sweeps                        # sweeps over Hydra's basic launcher and separate processes
+python scripts/benchmark.py all                           # these six
 python scripts/benchmark.py settings                      # which settings are fastest: writes src/dlrun/auto_settings.json
 
 What is compared takes turns in one run, so that a machine whose speed varies is the same for all. Nothing else should run.
@@ -21,10 +22,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("epoch", "step", "process", "logging", "streaming", "settings")
+COMMANDS = ("epoch", "step", "process", "logging", "streaming", "sweeps", "settings")
 ALL = COMMANDS[:-1]  # the last one changes the package
 MODULES = {"logging": "logged"}  # not the name of a module of the standard library
-ROUNDS = {"epoch": 9, "step": 40, "process": 9, "logging": 9, "streaming": 9, "settings": 15}
+ROUNDS = {"epoch": 9, "step": 40, "process": 9, "logging": 9, "streaming": 9, "sweeps": 7, "settings": 15}
 
 
 def parse(words: list[str]) -> argparse.Namespace:

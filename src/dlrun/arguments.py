@@ -22,13 +22,15 @@ CHOICES = {
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
     "--shell-completion": tuple(f"{verb}={shell}" for verb in ("install", "uninstall", "query") for shell in SHELLS),
 }
+SHORT = ("launcher.", "sweeper.")
 LONG = {"-c": "--cfg", "-i": "--info", "-sc": "--shell-completion"}
 
 
 def sort_arguments(argv: list[str]) -> list[str]:
-    """Hydra's flags first: argparse refuses `dlrun model=lenet -m`. Raises ConfigError as `split_arguments` does."""
+    """Hydra's flags first: argparse refuses `dlrun model=lenet -m`; `launcher.` and `sweeper.` are Hydra's, whose settings
+    are called `hydra.launcher.` and `hydra.sweeper.`. Raises ConfigError as `split_arguments` does."""
     flags, overrides = split_arguments(argv)
-    return flags + overrides
+    return flags + [f"hydra.{word}" if word.startswith(SHORT) else word for word in overrides]
 
 
 def split_arguments(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -127,6 +129,13 @@ def is_sweep(argv: list[str]) -> bool:
     return bool({"-m", "--multirun"} & set(argv))
 
 
+def wants_workers(argv: list[str]) -> bool:
+    """Whether the command line is a sweep, or goes on with one, that dlrun's own launcher runs."""
+    folder = value_of(argv, "resume")
+    sweep = is_sweep(argv) or bool(folder and (Path(folder).expanduser() / "sweep.yaml").is_file())
+    return sweep and value_of(argv, "hydra/launcher") in (None, "dlrun") and value_of(argv, "dry_run") is None
+
+
 def check_sweep(argv: list[str]) -> None:
     """Raises ConfigError for a sweep over anything but training runs."""
     if not is_sweep(argv):
@@ -136,12 +145,26 @@ def check_sweep(argv: list[str]) -> None:
         raise ConfigError(f"action: a sweep is over training runs, not '{others[0]}'; leave -m away")
 
 
+def as_resume(argv: list[str]) -> list[str]:
+    """`action=resume_sweep sweep=<folder>` as `resume=<folder>`, which is the same. Raises ConfigError for anything but the
+    folder of a sweep."""
+    if value_of(argv, "action") != "resume_sweep":
+        return argv
+    folder = value_of(argv, "sweep")
+    if not folder:
+        raise ConfigError("sweep: no folder given; expected action=resume_sweep sweep=outputs/multirun/<id>")
+    if not (Path(folder).expanduser() / "sweep.yaml").is_file():
+        raise ConfigError(f"sweep: '{folder}' is not the folder of a sweep (no sweep.yaml in it)")
+    others = [word for word in argv if word.partition("=")[0].lstrip("+") not in ("action", "sweep")]
+    return [*others, f"resume={folder}"]
+
+
 def quote_paths(argv: list[str]) -> list[str]:
-    """`resume=` and `run=` with their folders in quotes: Hydra would stumble over an = or an accent."""
+    """`resume=`, `run=` and `sweep=` with their folders in quotes: Hydra would stumble over an = or an accent."""
     quoted = []
     for word in argv:
         key, _, value = word.partition("=")
-        if key.lstrip("+") in ("resume", "run") and value not in ("", "null"):
+        if key.lstrip("+") in ("resume", "run", "sweep") and value not in ("", "null"):
             word = f"{key}={quote(_unquoted(value))}"
         quoted.append(word)
     return quoted
@@ -163,7 +186,9 @@ def help_text() -> str:
         "",
         "  dlrun model=lenet data=mnist optimizer=adam       train, then test once on the best checkpoint",
         "  dlrun -m optimizer.lr=1e-4,1e-3 seed='range(3)'    a sweep: one run per combination, and a leaderboard",
+        "  dlrun model=mlp seeds=5                            five seeds as one result: mean, spread, n",
         "  dlrun resume=outputs/<date>/<run>                  go on with a run, or with a sweep by its folder",
+        "  dlrun action=compare sweep=outputs/multirun/<id>   which settings are better, and how sure that is",
         "  dlrun action=test run=outputs/<date>/<run>         evaluate a run again",
         "  dlrun action=predict run=... action.input=new.csv  write predictions",
         "  dlrun action=profile model=... data=...            where an epoch goes, and which settings are faster here",

@@ -35,6 +35,7 @@ from dlrun.tasks import TASKS
 from dlrun.tasks._base import Task
 from dlrun.trainer import FAST_DEV_BATCHES, TRAINERS, Trainer
 
+FLAGS = ("debug", "trust_imports", "fail_fast", "dry_run", "allow_large", "rerun")
 MAX_THREADS = 1024  # the OpenMP library ends the process where the system gives no more
 _DEFAULT_THREADS = torch.get_num_threads()
 
@@ -54,7 +55,7 @@ def check(config: Mapping[str, Any]) -> None:
     """Checks every node of a plain configuration. Raises ConfigError for the first thing that is wrong."""
     validate(config["seed"], Annotated[int, Ge(0)], "seed")
     validate(config["device"], str, "device")
-    for name in ("debug", "trust_imports"):
+    for name in FLAGS:
         validate(config[name], bool, name)
     resolve_device(config["device"])
     check_data(config["data"])

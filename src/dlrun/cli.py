@@ -109,7 +109,7 @@ def _work_begins() -> None:
 
 def run(argv: list[str]) -> int:
     """Runs the command line and returns the exit code."""
-    from dlrun.arguments import help_text, quote_paths, sort_arguments
+    from dlrun.arguments import as_resume, help_text, quote_paths, sort_arguments, wants_workers
 
     if "--help" in argv or "-h" in argv:
         print(help_text())
@@ -121,6 +121,7 @@ def run(argv: list[str]) -> int:
         return 0
     from dlrun import rundir
     from dlrun.completion import complete_flag, is_query
+    from dlrun.repeats import expand
 
     users_choice = os.environ.get("HYDRA_FULL_ERROR")
     asked_for_traceback = users_choice == "1" or "debug=true" in [a.lower() for a in argv]
@@ -129,7 +130,11 @@ def run(argv: list[str]) -> int:
     try:
         if is_query(argv) and complete_flag():
             return 0
-        words = quote_paths(sort_arguments(argv))
+        words = quote_paths(sort_arguments(as_resume(expand(argv))))
+        if wants_workers(words):
+            from dlrun.sweeps.pool import warm_up
+
+            warm_up()
         from dlrun.command import execute
 
         return execute(words, _work_begins)

@@ -16,14 +16,22 @@ from dlrun import rundir
 from dlrun.arguments import check_groups, check_sweep, is_quiet, refuse_shadowing, split_arguments
 from dlrun.registry import ConfigError
 from dlrun.saved_run import is_trusted, refuse_imports, use_saved_run
-from dlrun.saved_sweep import in_stored_order, job_config, use_saved_sweep
+from dlrun.saved_sweep import in_stored_order, job_config, sweep_folder, use_saved_sweep
 from dlrun.settings import TRAINING_ACTIONS, config_dir
+from dlrun.signals import Interrupted
 from dlrun.suggest import check_keys, file_error, is_users
 from dlrun.sweeps import sweep
+from dlrun.sweeps.compose import resolved
 from dlrun.sweeps.job import perform_job
+from dlrun.sweeps.jobs import job_id
+from dlrun.sweeps.manifest import without_passing
 
 run_folder: Path | None = None
 """Of the training run that this command makes or goes on with, once it is known."""
+_sweep_folder: Callable[[str], str] = str
+# Cached, because a launcher may resolve the same configuration in another process, which knows the resolver by importing
+# this module, but not the command line.
+OmegaConf.register_new_resolver("dlrun.sweep_dir", lambda parent: _sweep_folder(parent), use_cache=True, replace=True)
 
 
 def execute(argv: list[str], work_begins: Callable[[], None]) -> int:
@@ -34,14 +42,21 @@ def execute(argv: list[str], work_begins: Callable[[], None]) -> int:
         work_begins: called before an action, when everything it needs is imported: from then on there may be something to
             tidy up.
     """
-    global run_folder
+    global run_folder, _sweep_folder
     run_folder = None
     OmegaConf.register_new_resolver("dlrun.run_dir", rundir.claim, replace=True)
     refuse_shadowing(argv)
     trusted = is_trusted(argv)
     continued = None if is_quiet(argv) else use_saved_sweep(argv)
-    argv = continued or in_stored_order(argv)
-    sweep.prepare([flag for flag in split_arguments(argv)[0] if flag not in ("-m", "--multirun")])
+    _sweep_folder = sweep_folder(continued or argv)
+    argv = continued or in_stored_order(argv, _sweep_folder)
+    flags = [flag for flag in split_arguments(argv)[0] if flag not in ("-m", "--multirun")]
+
+    def check_stored(config: dict[str, Any]) -> None:
+        if continued:
+            refuse_imports(config, "resume", trusted)
+
+    sweep.prepare(flags, work_begins, check_stored)
     saved = use_saved_run(argv)
     if not is_quiet(argv):
         rundir.arm()
@@ -65,7 +80,7 @@ def execute(argv: list[str], work_begins: Callable[[], None]) -> int:
         folder = saved or Path(HydraConfig.get().runtime.output_dir)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             work_begins()
-            return perform_job(cfg, folder, act, job_config)
+            return _perform_job(cfg, folder, act)
         try:
             config = plain(cfg)
             run_folder = folder if (config.get("action") or {}).get("name") in TRAINING_ACTIONS else None
@@ -77,12 +92,30 @@ def execute(argv: list[str], work_begins: Callable[[], None]) -> int:
     try:
         _call_hydra(task, argv, "saved_run" if saved else "config")
     except sweep.Stopped as stopped:
-        raise stopped.error from stopped
+        if not isinstance(stopped.error, sweep.Failed):
+            raise stopped.error from stopped
+        print(f"dlrun: {stopped.error}; the others are not begun (fail_fast=true)", file=sys.stderr)
+        sweep.finish(Path(HydraConfig.get().sweep.dir))
     finally:
         sweep.release()
     if errors:
         raise errors[0]
     return 4 if sweep.failed_runs() else 0
+
+
+def _perform_job(cfg: DictConfig, folder: Path, act: Callable[[dict[str, Any], Path], float | None]) -> float | None:
+    """A job that one of Hydra's launchers runs, maybe in another process."""
+    hydra_config = HydraConfig.get()
+    config, problem = resolved(cfg)
+    words = without_passing(hydra_config.overrides.task)
+    job = sweep.job_of(Path(hydra_config.sweep.dir), hydra_config.job.num, words, folder, config, job_id(config), problem)
+    try:
+        outcome = perform_job(job, Path(hydra_config.sweep.dir), act, job_config)
+    except Interrupted as error:
+        raise sweep.Stopped(error) from error
+    if outcome.failed and config.get("fail_fast") is True:
+        raise sweep.Stopped(sweep.Failed(f"run {job.number} failed: {outcome.message}"))
+    return outcome.value
 
 
 def _call_hydra(task: Callable[[DictConfig], Any], argv: list[str], config_name: str) -> None:

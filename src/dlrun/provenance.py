@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import subprocess
 import sys
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from dlrun.code_version import git_state
 from dlrun.device import describe_device
 
 PACKAGES = ("dlrun", "torch", "torchvision", "numpy", "hydra-core", "omegaconf", "scikit-learn")
@@ -30,23 +30,6 @@ def describe(device: torch.device, seed: int, split_hashes: dict[str, str]) -> d
         "seed": seed,
         "split_hashes": split_hashes,
     }
-
-
-def git_state() -> dict[str, Any] | None:
-    """Commit and uncommitted changes of the repository in the current folder; None outside a repository."""
-    commit = _git("rev-parse", "HEAD")
-    if commit is None:
-        return None
-    diff = _git("diff", "--no-ext-diff", "--no-textconv", "HEAD") or ""
-    return {"commit": commit.strip(), "dirty": bool(diff), "diff": diff[:200_000]}
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, errors="replace")
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
 
 
 def _version(package: str) -> str | None:

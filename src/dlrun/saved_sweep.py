@@ -5,8 +5,11 @@ What is stored may come from anybody, so it is data: what of it could run code i
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ HARMLESS = re.compile(
     r"|\+?hydra\.sweeper\.(max_batch_size|params(\.[\w.@/]+)?)=(?!.*(_target_|hydra)).*"
 )
 """Of Hydra's own settings those that number and place the runs of a sweep and can do nothing else."""
+PARENT = "outputs/multirun"  # as in configs/config.yaml
+AGAIN = ("fail_fast", "dry_run")
 HOW_TO_RUN = ("hydra/launcher", "hydra.launcher.", "hydra.verbose")  # may be typed again: the runs stay the same
 
 
@@ -38,6 +43,7 @@ def use_saved_sweep(argv: list[str]) -> list[str] | None:
     flags, typed = split_arguments(argv)
     if not is_trusted(argv):
         _refuse_code(folder, saved)
+    passing = [word for word in typed if word.partition("=")[0].lstrip("+") in AGAIN]
     words = [word for word in typed if word.partition("=")[0].lstrip("+") not in ("resume", *PASSING)]
     if changes := [word for word in words if not word.lstrip("+").startswith(HOW_TO_RUN)]:
         raise ConfigError(
@@ -49,17 +55,39 @@ def use_saved_sweep(argv: list[str]) -> list[str] | None:
     ):
         raise ConfigError(f"resume: '{folder}' was started with {' '.join(saved.flags)}; give that folder again")
     place = "hydra.sweep.dir=" + quote(str(folder)).replace("${", "\\${")
-    return [*flags, "--multirun", *saved.words, *saved.hydra, *words, place]
+    return [*flags, "--multirun", *saved.words, *saved.hydra, *words, *passing, place]
 
 
-def in_stored_order(argv: list[str]) -> list[str]:
-    """The command line of a sweep; where the same one has been started in the folder `hydra.sweep.dir=`, with the overrides in
-    the order in which they number its runs."""
-    folder = value_of(argv, "hydra.sweep.dir")
-    if not folder or not is_sweep(argv) or (saved := read(Path(folder))) is None:
+def sweep_folder(argv: list[str]) -> Callable[[str], str]:
+    """The resolver behind `hydra.sweep.dir`: below the folder it is given, one named after a hash of the sweep on the command
+    line, so that the same command finds what it has done already; with `rerun=true` one beside it that is still free."""
+    flags, typed = split_arguments(argv)
+    hydra = [word for word in typed if _is_hydras(word)]
+    flags = [flag for flag in flags if flag not in ("-m", "--multirun")]
+    name = Manifest.of((word for word in typed if word not in hydra), hydra, flags).id
+    again = (value_of(argv, "rerun") or "").lower() == "true"
+
+    @functools.cache
+    def folder(parent: str) -> str:
+        first = f"{parent}/{name}"
+        others = (f"{first}_{number}" for number in itertools.count(2))
+        return next(path for path in itertools.chain([first], others) if not os.path.exists(path)) if again else first
+
+    return folder
+
+
+def _is_hydras(word: str) -> bool:
+    return word.lstrip("+~").startswith(("hydra.", "hydra/"))
+
+
+def in_stored_order(argv: list[str], default: Callable[[str], str]) -> list[str]:
+    """The command line of a sweep; where the same one has been started in its folder (`hydra.sweep.dir=`, else that of
+    `default`), with the overrides in the order in which they number its runs."""
+    folder = value_of(argv, "hydra.sweep.dir") or default(PARENT)
+    if not is_sweep(argv) or (saved := read(Path(folder))) is None:
         return argv
     flags, typed = split_arguments(argv)
-    hydra = [word for word in typed if word.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    hydra = [word for word in typed if _is_hydras(word)]
     words = [word for word in typed if word not in hydra]
     if not saved.is_of(Manifest.of(words, hydra, flags)):
         return argv

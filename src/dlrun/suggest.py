@@ -12,7 +12,11 @@ from typing import Any
 from dlrun.registry import ConfigError, did_you_mean
 from dlrun.settings import GROUPS, MAPPING_GROUPS, options
 
-SETTINGS = ("seed", "device", "resume", "run", "debug", "trust_imports")  # at the top of config.yaml, beside the groups
+SETTINGS = (
+    "seed", "device", "resume", "run", "sweep", "debug", "trust_imports",
+    "seeds", "folds", "fail_fast", "dry_run", "allow_large", "rerun",
+)  # fmt: skip
+"""At the top of config.yaml, beside the groups."""
 
 
 def explain(error: Exception, argv: list[str]) -> str:

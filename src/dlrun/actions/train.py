@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from dlrun.actions import ACTIONS
 from dlrun.actions._base import Action
 from dlrun.build import build_trainer, check, resolved
 from dlrun.callbacks._base import Callback
+from dlrun.callbacks._reporting import Pruned
 from dlrun.divergence import Diverged
 from dlrun.models._summary import count_parameters
 from dlrun.signals import Interrupted
@@ -48,7 +49,7 @@ def train(config: dict[str, Any], folder: Path, observers: Sequence[Callback] = 
             rundir.refuse_used(folder)
         elif done := _finished(folder):  # by a process that held the lock until now
             return done["best"].get("value")
-        with _log_file(folder):
+        with log_file(folder):
             return fit_and_test(_prepared(config, folder, observers))
 
 
@@ -60,29 +61,42 @@ def _prepared(config: dict[str, Any], folder: Path, observers: Sequence[Callback
     state = checkpoint.load_last(folder / rundir.LAST, "resume", trainer.run.device) if config["resume"] else None
     if state is not None:
         trainer.load_state_dict(state)
-    trainer.run.config = resolved(trainer)  # as a resume reads it: TensorBoard shows it at the end
-    rundir.write_config(folder, trainer.run.config)
-    about = provenance.describe(trainer.run.device, config["seed"], trainer.run.spec.split_hashes)
-    rundir.write_json(folder / ("resumed.json" if (folder / "run.json").exists() else "run.json"), about)
-    what = "resumed" if config["resume"] else "started"
-    log.info("%s on %s, seed %d: %s", what, about["device"], config["seed"], about["command"])
+    write_origin(trainer, "resumed" if config["resume"] else "started")
     return trainer
 
 
-def fit_and_test(trainer: Trainer) -> float | None:
+def write_origin(trainer: Trainer, what: str, **facts: Any) -> None:
+    """Writes down the configuration of a run and where it comes from. `what`: started or resumed; `facts`: further ones."""
+    run, seed = trainer.run, trainer.seed
+    run.config = resolved(trainer)  # as a resume reads it: TensorBoard shows it at the end
+    rundir.write_config(run.folder, run.config)
+    about = {**provenance.describe(run.device, seed, run.spec.split_hashes), **facts}
+    rundir.write_json(run.folder / ("resumed.json" if (run.folder / "run.json").exists() else "run.json"), about)
+    log.info("%s on %s, seed %d: %s", what, about["device"], seed, about["command"])
+
+
+def fit_and_test(
+    trainer: Trainer, fit: Callable[[], None] | None = None, start: float | None = None
+) -> float | None:
     """Fits and tests; writes results.json, as the last file, with the status however training ends. Returns the best monitored
-    value."""
-    run, start = trainer.run, time.perf_counter()
+    value, also of a run that was pruned.
+
+    `fit`: in place of `trainer.fit`, of a run that was trained together with others; `start`: of `time.perf_counter`, when it
+    began (None: now).
+    """
+    run, start = trainer.run, time.perf_counter() if start is None else start
     outcome: dict[str, Any] = {"status": "failed"}
     test: dict[str, float] = {}
     try:
-        trainer.fit()
+        (fit or trainer.fit)()
         test = trainer.test()
         trainer.announce_test(test)
         outcome = {"status": "finished"}
     except Diverged as error:
         outcome = {"status": "diverged", "message": str(error), "divergence": error.details}
         raise
+    except Pruned as error:
+        outcome = {"status": "pruned", "message": str(error)}
     except (Interrupted, KeyboardInterrupt, SystemExit) as error:
         outcome = {"status": "interrupted", "message": str(error)}
         raise
@@ -173,7 +187,7 @@ class _LogFile(logging.FileHandler):
             super().close()
 
 
-class _log_file:
+class log_file:
     """Sends the log of this run, and Python's warnings, to dlrun.log in its folder; warnings to the terminal too."""
 
     def __init__(self, folder: Path) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlrun.callbacks._base import Run
 from dlrun.registry import imports_of
+from dlrun.shell import command, readable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,19 +46,6 @@ def what_next(run: Run, status: str) -> list[str]:
     elif status == "failed":  # how to go on after an interruption is said by the command line, of a sweep as a whole
         lines["go on"] = f"{command('dlrun')} resume={again}"
     return [f"{what + ':':<12} {command}" for what, command in lines.items()]
-
-
-def command(name: str) -> str:
-    """How to type the command `name` here: by its name where the shell finds it, else by its path beside this Python (as
-    in `.venv/bin`)."""
-    beside = Path(sys.executable).with_name(name)
-    return name if shutil.which(name) or not beside.is_file() else shlex.quote(readable(beside))
-
-
-def readable(folder: Path) -> str:
-    """Relative to the current folder where it lies inside, else as it is."""
-    relative = os.path.relpath(folder)
-    return str(folder) if relative.startswith("..") else relative
 
 
 def _shown(metrics: Mapping[str, Any], name: str) -> str:

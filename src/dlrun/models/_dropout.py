@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dlrun import streams
 
 Rate = Annotated[float, Ge(0), Lt(1)]
-_BLOCK = 256  # steps whose keys are made at once
+BLOCK = 256  # steps whose keys are made at once
 
 
 class Dropout(nn.Module):
@@ -74,10 +74,10 @@ class DropoutKeys:
         """Gives every dropout its key of this step. `micro` tells several forward passes of one step apart."""
         if not self.keys:
             return
-        number, row = divmod(step, _BLOCK)
+        number, row = divmod(step, BLOCK)
         known, steps = self._blocks.get(micro, (-1, ()))
         if known != number:
-            steps = _block(self.seed, self.names, number, micro, self.keys[0].device).unbind()
+            steps = keys_of_steps(self.seed, self.names, number, micro, self.keys[0].device).unbind()
             self._blocks[micro] = number, steps
         torch._foreach_copy_(self.keys, steps[row].unbind())  # within the device, which is not waited for
 
@@ -88,9 +88,9 @@ def set_keys(model: nn.Module | Sequence[tuple[str, Dropout]], seed: int, step: 
 
 
 @functools.lru_cache(maxsize=256)  # one for each micro-batch of a step, a few bytes a key
-def _block(seed: int, names: tuple[str, ...], number: int, micro: int, device: torch.device) -> Tensor:
-    """The keys of steps number * _BLOCK and after: int32 (_BLOCK, dropouts, 2) on the device."""
-    steps = range(number * _BLOCK, (number + 1) * _BLOCK)
+def keys_of_steps(seed: int, names: tuple[str, ...], number: int, micro: int, device: torch.device) -> Tensor:
+    """The keys of steps number * BLOCK and after: int32 (BLOCK, dropouts, 2) on the device."""
+    steps = range(number * BLOCK, (number + 1) * BLOCK)
     words = [streams.keys(seed, f"dropout/{name}", steps, micro) for name in names]
     return torch.stack(words, 1).to(device, non_blocking=True)
 

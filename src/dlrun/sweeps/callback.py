@@ -28,7 +28,9 @@ class SweepCallback(Callback):
             given: Any = OmegaConf.to_container(
                 config.hydra.overrides, resolve=False
             )  # each run resolves them for itself
-            sweep.begin(Path(str(config.hydra.sweep.dir)), given["task"], given["hydra"])
+            act = sweep.look if config.get("dry_run") is True else sweep.begin
+            act(Path(str(config.hydra.sweep.dir)), given["task"], given["hydra"])
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        sweep.finish(Path(str(config.hydra.sweep.dir)))
+        if config.get("dry_run") is not True:
+            sweep.finish(Path(str(config.hydra.sweep.dir)))

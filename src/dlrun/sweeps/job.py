@@ -3,87 +3,177 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
-
 from dlrun import rundir
 from dlrun.registry import ConfigError
+from dlrun.shell import readable
 from dlrun.signals import Interrupted
-from dlrun.sweeps.manifest import without_passing
-from dlrun.sweeps.sweep import Stopped
+from dlrun.sweeps import submitted
+from dlrun.sweeps.jobs import Job, Outcome
 
-_failed = 0
+PATIENCE_S = 20.0
+"""How long a job waits for its folder: a worker whose sweep was killed may still be leaving it."""
+
 Config = dict[str, Any]
 
 
-def failures() -> int:
-    """How many jobs of this process failed since the last call."""
-    global _failed
-    failed, _failed = _failed, 0
-    return failed
-
-
 def perform_job(
-    cfg: DictConfig,
-    folder: Path,
+    job: Job,
+    sweep_folder: Path,
     perform: Callable[[Config, Path], float | None],
     saved: Callable[[Config, Path], Config],
-) -> float | None:
+    say: Callable[[str], None] | None = None,
+) -> Outcome:
     """Performs the action; an error becomes `status: failed` in results.json, a traceback in dlrun.log, and no value.
 
-    In a sweep that goes on, a run that finished or diverged is not repeated: its value is given again. A run with a
-    checkpoint goes on from there; any other begins anew.
+    In a sweep that goes on, a run that finished, diverged or was pruned is not repeated: its value is given again. A run with
+    a checkpoint goes on from there; any other begins anew.
 
     Args:
-        cfg: the composed configuration.
-        folder: of the run.
+        job: as it was submitted.
+        sweep_folder: where its states are noted.
         perform: the action.
-        saved: gives the configuration to go on with, from the composed one and the folder.
+        saved: gives the configuration to go on with, from the submitted one and the folder.
+        say: told in a line what begins, ended already, or went wrong; None: on standard error.
 
-    Raises Stopped at a signal, which ends the whole sweep.
+    Raises Interrupted or KeyboardInterrupt at a signal.
     """
-    global _failed
-    overrides = without_passing(HydraConfig.get().overrides.task)
-    config: Any = OmegaConf.to_container(cfg, resolve=False)
+    say = say or _say
+    start, folder = time.monotonic(), job.folder
+    shown = readable(folder)
     try:
-        same = rundir.read_overrides(folder) == overrides  # else a fresh folder, or one that another job has taken
-        if same and (ended := _ended(folder)):
-            print(f"{os.path.relpath(folder)}: {ended['status']} already", file=sys.stderr)
-            return (ended.get("best") or {}).get("value") if ended["status"] == "finished" else None
-        print(f"{os.path.relpath(folder)}: {' '.join(overrides)}", file=sys.stderr)
-        stopped = same and _has_checkpoint(folder)
+        if ended := begin(job, say):
+            return ended
+        submitted.note(sweep_folder, job.number, "running")
+        stopped = has_checkpoint(folder)
         if not stopped:
-            _begin_anew(folder, overrides, same)
-        config = OmegaConf.to_container(cfg, resolve=True)
-        return perform({**saved(config, folder), "resume": str(folder)} if stopped else config, folder)
+            say(f"{shown}: {' '.join(job.overrides)}")
+        value = perform({**saved(job.config, folder), "resume": str(folder)} if stopped else job.config, folder)
+        outcome = Outcome("finished", value)
     except (Exception, SystemExit) as error:  # the exit of a user's component is a failure like any other
         if isinstance(error, Interrupted):
-            raise Stopped(error) from error
-        _failed += 1
-        message = _message(error)
-        print(f"dlrun: {folder.name}: {message}", file=sys.stderr)
-        if rundir.read_overrides(folder) == overrides:
-            _record(config, folder, error, message)
+            submitted.note(sweep_folder, job.number, "interrupted")
+            raise
+        outcome = failed(job, error)
+        say(f"dlrun: {folder.name}: {outcome.message}")
+    outcome = outcome_of(job, outcome, time.monotonic() - start)
+    submitted.note(sweep_folder, job.number, outcome.status)
+    return outcome
+
+
+def perform_stack(
+    jobs: Sequence[Job], sweep_folder: Path, train: Callable[[list[Job]], Sequence[Outcome]]
+) -> list[Outcome]:
+    """Trains several fresh jobs as one stacked model. What `train` raises before it has written anything (a job that cannot
+    be stacked) is passed on; a later error is recorded for each of them that has no results."""
+    start = time.monotonic()
+    for job in jobs:
+        begin(job, lambda line: None)
+        submitted.note(sweep_folder, job.number, "running")
+    try:
+        outcomes = list(train(list(jobs)))
+    except (Exception, SystemExit) as error:
+        if isinstance(error, Interrupted) or type(error).__name__ == "NotStackable":
+            raise
+        outcomes = [failed(job, error) for job in jobs]
+    seconds = time.monotonic() - start
+    outcomes = [outcome_of(job, one, seconds) for job, one in zip(jobs, outcomes, strict=True)]
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        submitted.note(sweep_folder, job.number, outcome.status)
+    return outcomes
+
+
+def begin(job: Job, say: Callable[[str], None]) -> Outcome | None:
+    """Makes the folder of a job ready; of one that has nothing left to do, how it ended.
+
+    Raises ConfigError if the configuration of the job cannot be resolved, if another run is in the folder, or if another
+    process is at work there.
+    """
+    if outcome := ended(job):
+        say(f"{readable(job.folder)}: {outcome.status} already")
+        return outcome
+    same = is_own(job)
+    if not same or not has_checkpoint(job.folder):
+        _begin_anew(job.folder, job.overrides, same)
+    if job.problem:
+        raise ConfigError(job.problem)
+    return None
+
+
+def ended(job: Job) -> Outcome | None:
+    """How a job ended that would only give the same results again; None for one that is to be run."""
+    if not is_own(job) or not (results := rundir.read_results(job.folder)):
         return None
+    status = results.get("status")
+    if status not in ("finished", "diverged", "pruned"):
+        return None
+    return outcome_of(job, Outcome(status, (results.get("best") or {}).get("value")), 0.0)
 
 
-def _ended(folder: Path) -> Config | None:
-    """The results of a run that would only give the same ones again."""
-    results = rundir.read_results(folder)
-    return results if results and results.get("status") in ("finished", "diverged") else None
+def is_own(job: Job) -> bool:
+    """Whether the folder of a job is its own, rather than a fresh one or one that another job has taken."""
+    return rundir.read_overrides(job.folder) == job.overrides
 
 
-def _has_checkpoint(folder: Path) -> bool:
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run can be gone on with."""
     last = folder / rundir.LAST
     return rundir.is_run(folder) and (last.is_file() or last.with_name("previous.pt").is_file())
+
+
+def failed(job: Job, error: BaseException) -> Outcome:
+    """Writes down in the folder of a job why it failed."""
+    message = _message(error)
+    diverged = type(error).__name__ == "Diverged"
+    if is_own(job):
+        trace = "" if diverged or isinstance(error, ConfigError) else "".join(traceback.format_exception(error))
+        record(job, "failed", message, trace)
+    return Outcome("diverged" if diverged else "failed", None, message)
+
+
+def record(job: Job, status: str, message: str, trace: str = "") -> None:
+    """Writes results.json of a run that could not do it itself, and its traceback into its log, unless another process is at
+    work there, or nothing can be written (a full disk)."""
+    folder = job.folder
+    with contextlib.suppress(ConfigError, OSError), rundir.lock(folder, patience_s=1):
+        if trace:
+            with open(folder / rundir.LOG, "a", encoding="utf-8") as file:
+                file.write(trace)
+        found = rundir.read_results(folder)
+        if found is None or found.get("status") in ("interrupted", "killed", "timeout"):  # else it has written its own
+            results = {"metrics": {}, "best": {}, **(found or {}), "status": status, "message": message}
+            rundir.write_json(folder / rundir.RESULTS, results)
+        if not rundir.is_run(folder):
+            rundir.write_config(folder, job.config)
+
+
+def outcome_of(job: Job, outcome: Outcome, seconds: float) -> Outcome:
+    """The outcome with what results.json knows besides."""
+    results = rundir.read_results(job.folder) or {}
+    best: Mapping[str, Any] = results.get("best") or {}
+    status = results.get("status") if outcome.status == "finished" else outcome.status
+    memory: Mapping[str, Any] = results.get("memory") or {}
+    facts = {"metrics": results.get("metrics") or {}, "monitor": best.get("monitor", "")}
+    return Outcome(
+        status=status if status in ("finished", "pruned") else outcome.status,
+        value=outcome.value if status == "finished" else None,
+        message=outcome.message or str(results.get("message", "")),
+        epochs=results.get("epochs") or 0,
+        seconds=seconds,
+        memory=memory.get("peak_device_mib"),
+        facts=facts,
+    )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _begin_anew(folder: Path, overrides: list[str], emptied: bool) -> None:
@@ -91,7 +181,8 @@ def _begin_anew(folder: Path, overrides: list[str], emptied: bool) -> None:
 
     Raises ConfigError if another run is in the folder, or another process is at work there.
     """
-    with rundir.lock(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    with rundir.lock(folder, "hydra.sweep.dir", PATIENCE_S):
         for path in folder.iterdir() if emptied else ():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -99,19 +190,6 @@ def _begin_anew(folder: Path, overrides: list[str], emptied: bool) -> None:
                 path.unlink()
         rundir.refuse_used(folder)
         rundir.write_overrides(folder, overrides)
-
-
-def _record(config: Config, folder: Path, error: BaseException, message: str) -> None:
-    """Writes down why a run failed, unless another process is at work there, or nothing can be written (a full disk)."""
-    with contextlib.suppress(ConfigError, OSError), rundir.lock(folder, patience_s=0):
-        if not isinstance(error, ConfigError) and type(error).__name__ != "Diverged":
-            with open(folder / "dlrun.log", "a", encoding="utf-8") as file:
-                file.write("".join(traceback.format_exception(error)))
-        if rundir.read_results(folder) is None:  # a run that began has written its own
-            failed = {"status": "failed", "message": message, "metrics": {}, "best": {}}
-            rundir.write_json(folder / rundir.RESULTS, failed)
-        if not rundir.is_run(folder):
-            rundir.write_config(folder, config)
 
 
 def _message(error: BaseException) -> str:

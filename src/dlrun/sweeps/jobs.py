@@ -28,6 +28,7 @@ class Job:
         config: the resolved configuration as plain values. It is what the job runs, whatever is edited meanwhile.
         folder: of the run.
         id: hash of what of the configuration affects the results.
+        problem: why the configuration could not be resolved; such a job fails at once.
     """
 
     number: int
@@ -35,6 +36,7 @@ class Job:
     config: dict[str, Any]
     folder: Path
     id: str
+    problem: str = ""
 
 
 @dataclass(frozen=True)

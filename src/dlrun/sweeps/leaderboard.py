@@ -1,52 +1,89 @@
-"""The leaderboard of a sweep: runs that differ in nothing but the seed are one row with mean, spread and n."""
+"""The leaderboard: runs that differ in nothing but seed and fold are one row with mean, spread, interval and n. No torch."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from dlrun import rundir
-from dlrun.registry import ConfigError
+from dlrun.sweeps.jobs import DONE
+from dlrun.sweeps.records import REPEATS, Record, higher_is_better, number, read_sweep
+from dlrun.sweeps.significance import Sample, sample_of
 
-SEED = "seed"
-
-
-@dataclass
-class Job:
-    """One run of a sweep: its folder, settings (its overrides), status, best monitored value and test metrics."""
-
-    folder: Path
-    settings: dict[str, Any]
-    status: str
-    monitor: str
-    value: float | None
-    test: dict[str, float]
+Job = Record  # one run of a sweep
+TABLE = "leaderboard.csv"
+SHOWN = 30  # rows in the terminal; files hold all
 
 
 @dataclass
 class Row:
-    """Runs that share every setting but the seed."""
+    """Runs that share every setting but seed and fold, or, on request, chosen settings only.
+
+    Attributes:
+        settings: what tells it from the other rows.
+        jobs: its runs, in whatever state. others: settings that differ within the row, beside seed and fold.
+    """
 
     settings: dict[str, Any]
-    jobs: list[Job] = field(default_factory=list)
+    jobs: list[Record] = field(default_factory=list)
+    others: tuple[str, ...] = ()
+
+    @cached_property
+    def cells(self) -> dict[tuple[Hashable, Hashable, Hashable], float]:
+        """Values of the runs that finished, by seed, fold and other settings; of a run that was repeated the first."""
+        found: dict[tuple[Hashable, Hashable, Hashable], float] = {}
+        for job in self.jobs:
+            if job.finished and job.value is not None:
+                found.setdefault(cell_of(job, self.others), job.value)
+        return found
+
+    @cached_property
+    def sample(self) -> Sample:
+        """One value of each seed, or of each fold."""
+        return sample_of(self.cells, self.folds)
+
+    @property
+    def folds(self) -> int:
+        """How many the cross-validation has; 0 without runs on several of them."""
+        several = len({fold for _, fold, _ in self.cells}) > 1
+        return int(number(_plain(self.jobs[0].get("data.folds"))) or 0) if several else 0
 
     @property
     def values(self) -> list[float]:
-        return [job.value for job in self.jobs if job.status == "finished" and job.value is not None]
+        return list(self.cells.values())
 
     @property
     def mean(self) -> float | None:
-        return mean(self.values) if self.values else None
+        return self.sample.mean
 
     @property
     def std(self) -> float | None:
-        return stdev(self.values) if len(self.values) > 1 else None
+        return self.sample.std
+
+    @property
+    def label(self) -> str:
+        """`optimizer.lr=0.01, model=mlp`"""
+        return ", ".join(f"{key}={shown(value)}" for key, value in self.settings.items()) or "all runs"
+
+    @property
+    def size(self) -> str:
+        """n, and what was counted if not seeds: `5`, `5 folds`, `5 folds x 3`."""
+        seeds = len({seed for seed, _, _ in self.cells})
+        if not self.sample.folds:
+            return str(self.sample.n)
+        return f"{self.sample.n} folds" + (f" x {seeds}" if seeds > 1 else "")
+
+    @property
+    def statuses(self) -> str:
+        """`2 diverged, 3 finished`"""
+        counts = Counter(job.status for job in self.jobs)
+        return ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
 
 
 class Leaderboard:
@@ -54,54 +91,58 @@ class Leaderboard:
 
     Args:
         folder: of the sweep. jobs: its runs.
+        by: the settings that form rows; None: all that differ but seed and fold.
+        confidence: of the intervals.
     """
 
-    def __init__(self, folder: Path, jobs: list[Job]) -> None:
-        self.folder, self.jobs = folder, jobs
+    def __init__(
+        self, folder: Path, jobs: Sequence[Record], by: Sequence[str] | None = None, confidence: float = 0.95
+    ) -> None:
+        self.folder, self.jobs, self.confidence = folder, list(jobs), confidence
         self.monitor = next((job.monitor for job in jobs if job.monitor), "val/loss")
-        self.varied = _varied(job.settings for job in jobs)
+        self.varied = varied(job.settings for job in jobs)
+        free = [key for key in self.varied if key not in REPEATS]
+        self.names = list(free if by is None else by)
+        others = tuple(key for key in free if key not in self.names)
         rows: dict[str, Row] = {}
-        for job in jobs:
-            settings = {key: job.settings.get(key) for key in self.varied if key != SEED}
-            rows.setdefault(json.dumps(settings, sort_keys=True, default=str), Row(settings)).jobs.append(job)
-        sign = -1 if _higher_is_better(self.monitor) else 1
+        for job in self.jobs:
+            settings = {key: job.settings.get(key) if by is None else job.get(key) for key in self.names}
+            rows.setdefault(_key(settings), Row(settings, others=others)).jobs.append(job)
+        self.higher_is_better = bool(higher_is_better(self.monitor, self.jobs))
+        sign = -1 if self.higher_is_better else 1
         self.rows = sorted(rows.values(), key=lambda r: math.inf if r.mean is None else sign * r.mean)
 
     @classmethod
     def read(cls, folder: Path) -> Leaderboard:
         """Reads every run below a sweep folder."""
-        return cls(
-            folder,
-            [
-                _read_job(path)
-                for path in sorted(folder.iterdir(), key=_by_number)
-                if (path / rundir.OVERRIDES).is_file()
-            ],
-        )
+        return cls(folder, read_sweep(folder))
 
     @property
     def failed(self) -> int:
-        return sum(job.status != "finished" for job in self.jobs)
+        return sum(job.status not in DONE for job in self.jobs)
 
-    def print(self) -> None:
-        """Prints the table to the terminal."""
+    def print(self, title: str | None = None, table_file: str = TABLE) -> None:
+        """Prints the table to the terminal; of many rows the first, the others being in `table_file`."""
         from rich.console import Console
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table(title=escape(f"{self.folder}: {len(self.jobs)} runs, {self.failed} failed"), title_justify="left")
-        names = [key for key in self.varied if key != SEED]
-        for name in names:
+        title = title or f"{self.folder}: {len(self.jobs)} runs, {self.failed} failed"
+        table = Table(title=escape(title), title_justify="left")
+        for name in self.names:
             table.add_column(escape(name))
-        for name in (self.monitor, "std", "n", *(f"test/{name}" for name in self._test_names())):
+        headings = (self.monitor, "std", interval_name(self.confidence), "n")
+        for name in (*headings, *(f"test/{name}" for name in self._test_names())):
             table.add_column(name, justify="right")
         table.add_column("status")
-        for row in self.rows:
+        for row in self.rows[:SHOWN]:
+            cells = [escape(shown(row.settings[name])) for name in self.names]
+            numbers = [row.mean, row.std, row.sample.interval(self.confidence), row.size]
             tests = [self._test(row, name) for name in self._test_names()]
-            cells = [escape(str(row.settings[name])) for name in names]
-            numbers = [row.mean, row.std, len(row.values), *tests]
-            table.add_row(*cells, *("-" if v is None else f"{v:.5g}" for v in numbers), _statuses(row))
+            table.add_row(*cells, *map(figure, numbers), *map(figure, tests), row.statuses)
         Console().print(table)
+        if len(self.rows) > SHOWN:
+            Console().print(f"{len(self.rows) - SHOWN} more rows in {escape(str(self.folder / table_file))}")
 
     def write_csv(self) -> None:
         """Writes leaderboard.csv (one line per run) into the sweep folder."""
@@ -112,7 +153,7 @@ class Leaderboard:
                 settings = [job.settings.get(key) for key in self.varied]
                 shown = self._shown(row, job)
                 table.append([job.folder.name, job.status, *settings, job.value, *(shown.get(name) for name in tests)])
-        rundir.write_csv(self.folder / "leaderboard.csv", table)
+        rundir.write_csv(self.folder / TABLE, table)
 
     def _test_names(self) -> list[str]:
         shown = ("accuracy", "rmse", "nll", "squared_error")
@@ -121,43 +162,54 @@ class Leaderboard:
 
     def _test(self, row: Row, name: str) -> float | None:
         values = [test[name] for test in map(partial(self._shown, row), row.jobs) if name in test]
-        return mean(values) if values else None
+        return math.fsum(values) / len(values) if values else None
 
-    def _shown(self, row: Row, job: Job) -> dict[str, float]:
+    def _shown(self, row: Row, job: Record) -> dict[str, float]:
         """The test metrics to show: the winner's only, lest somebody choose by them."""
         return job.test if row is self.rows[0] else {}
 
 
-def _read_job(folder: Path) -> Job:
-    results = rundir.read_results(folder) or {"status": "missing", "metrics": {}, "best": {}}
-    try:
-        config = rundir.read_config(folder, "sweep")
-    except ConfigError:
-        config = {}
-    best = results.get("best") or {}
-    monitor = config.get("trainer", {}).get("monitor", "")
-    test = {k: v for k, v in results.get("metrics", {}).get("test", {}).items() if v is not None}
-    words = [word.lstrip("+").partition("=") for word in rundir.read_overrides(folder)]
-    return Job(folder, {key: value for key, _, value in words}, results["status"], monitor, best.get("value"), test)
+def cell_of(job: Record, others: Iterable[str] = ()) -> tuple[Hashable, Hashable, Hashable]:
+    """What tells a run from the others of its row: seed, fold, and the values of `others`."""
+    seed, fold = (_key(_plain(job.settings.get(key))) for key in REPEATS)
+    return seed, fold, _key([job.settings.get(key) for key in others])
 
 
-def _varied(settings: Iterable[dict[str, Any]]) -> list[str]:
+def varied(settings: Iterable[dict[str, Any]]) -> list[str]:
     """The settings that differ between runs, in the order of the command line."""
     found = list(settings)
     keys = list(dict.fromkeys(key for s in found for key in s))
-    return [key for key in keys if len({json.dumps(s.get(key), default=str) for s in found}) > 1]
+    return [key for key in keys if len({_key(s.get(key)) for s in found}) > 1]
 
 
-def _higher_is_better(monitor: str) -> bool:
-    from dlrun.metrics._collection import direction
-
-    return direction(monitor.partition("/")[2] or monitor) == "max"
-
-
-def _statuses(row: Row) -> str:
-    counts = {status: sum(job.status == status for job in row.jobs) for status in {job.status for job in row.jobs}}
-    return ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+def figure(value: Any) -> str:
+    """A number with five digits, a pair of them as an interval; "-" for None."""
+    if isinstance(value, tuple):
+        return " .. ".join(map(figure, value))
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return "-" if value is None else str(value)
 
 
-def _by_number(path: Path) -> tuple[int, str]:
-    return (int(path.name) if path.name.isdigit() else 1 << 30, path.name)
+def interval_name(confidence: float) -> str:
+    """`95 % interval`"""
+    return f"{100 * confidence:.4g} % interval"
+
+
+def shown(value: Any) -> str:
+    """A value as it is written on the command line."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _plain(value: Any) -> Any:
+    """A word of the command line as the value it stands for: the seed `7` of a sweep is the seed 7 of a saved run."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _key(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

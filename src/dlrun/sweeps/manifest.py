@@ -1,9 +1,10 @@
-"""The command of a sweep: the first file in its folder, so that a sweep can be continued wherever it was stopped."""
+"""sweep.yaml: the command of a sweep, the first file in its folder, so that a sweep can be continued wherever it was stopped."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ from dlrun import rundir
 from dlrun.registry import ConfigError
 
 FILE = "sweep.yaml"
-PASSING = ("debug", "trust_imports")  # about one command, not about the runs
+FORMAT = 1
+"""Of sweep.yaml and jobs.jsonl; a folder with another one is not read."""
+PASSING = ("debug", "trust_imports", "fail_fast", "dry_run", "allow_large", "rerun")
+"""Settings about one command, not about the runs."""
 _PLACING = (
     "hydra.sweep.subdir",
     "hydra/sweeper",
     "hydra.sweeper.",
 )  # what of Hydra's settings numbers and places the runs
+_LISTS = ("words", "hydra", "flags")
 
 
 @dataclass(frozen=True)
@@ -27,28 +32,40 @@ class Manifest:
         words: its overrides; their order numbers the runs.
         hydra: its overrides of Hydra's own settings, as far as they number and place the runs.
         flags: the flags before them, such as --config-dir and its folder.
+        format: see `FORMAT`.
+        code: what the code was then; see `dlrun.code_version`.
     """
 
     words: list[str] = field(default_factory=list)
     hydra: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
+    format: int = FORMAT
+    code: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, words: Iterable[str], hydra: Iterable[str], flags: Iterable[str]) -> Manifest:
+    def of(
+        cls, words: Iterable[str], hydra: Iterable[str], flags: Iterable[str], code: dict[str, Any] | None = None
+    ) -> Manifest:
         """Without what another command may say differently for the same runs."""
         placing = [word for word in hydra if word.lstrip("+~").startswith(_PLACING)]
-        return cls(without_passing(words), placing, list(flags))
+        return cls(without_passing(words), placing, list(flags), FORMAT, code or {})
 
     def is_of(self, other: Manifest) -> bool:
         """Whether both give the same runs, in whatever order their settings were typed."""
         return _by_key(self.words) == _by_key(other.words) and _by_key(self.hydra) == _by_key(other.hydra)
+
+    @property
+    def id(self) -> str:
+        """8 hexadecimal digits that are the same for the same runs, in whatever order their settings were typed."""
+        text = repr((_by_key(self.words), _by_key(self.hydra), self.flags))
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def __str__(self) -> str:
         return " ".join([*self.words, *self.hydra])
 
 
 def without_passing(words: Iterable[str]) -> list[str]:
-    """Overrides without those about one command (`debug`, `trust_imports`)."""
+    """Overrides without those about one command (see `PASSING`)."""
     return [word for word in words if word.partition("=")[0].lstrip("+") not in PASSING]
 
 
@@ -61,7 +78,8 @@ def write(folder: Path, manifest: Manifest) -> None:
 
 
 def read(folder: Path) -> Manifest | None:
-    """The manifest of the sweep in `folder`; None where there is no sweep. Raises ConfigError for a damaged one."""
+    """The manifest of the sweep in `folder`; None where there is no sweep. Raises ConfigError for a damaged one, or one of
+    another version of dlrun."""
     import yaml
 
     file = folder / FILE
@@ -71,10 +89,17 @@ def read(folder: Path) -> Manifest | None:
         found: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         found = None
-    names = {item.name for item in fields(Manifest)}
-    if not isinstance(found, dict) or set(found) != names or not all(map(_is_words, found.values())):
+    if not isinstance(found, dict) or not all(_is_words(found.get(name)) for name in _LISTS):
         raise ConfigError(f"resume: {file} is damaged; restore it from a copy of the sweep")
-    return Manifest(**found)
+    code = found.get("code")
+    code = code if isinstance(code, dict) else {}
+    if (version := found.get("format", FORMAT)) != FORMAT:
+        written = f"dlrun {code['dlrun']}" if "dlrun" in code else "another version of dlrun"
+        raise ConfigError(
+            f"resume: {file} was written by {written} (format {version!r}; this one reads {FORMAT}); go on with that "
+            "version, or start the sweep in a new folder"
+        )
+    return Manifest(*(found[name] for name in _LISTS), FORMAT, code)
 
 
 def refuse_other(folder: Path, started: Manifest) -> None:

@@ -192,18 +192,20 @@ class Trainer:
         run = self.run
         self._call("on_fit_start", run)
         self._mend_best()
-        # `self.batch`: an epoch stopped after its last update, before or in its validation
-        while run.epoch < run.epochs and (run.step < run.total_steps or self.batch) and not self.best.should_stop:
+        while self.unfinished:
             self._call("on_epoch_start", run)
             self._train_epoch()
-            self._finish_epoch()
-            self.save_last()
-            if run.best.get("step") == run.step:
-                self._save_best()  # after last.pt, from which it can be made again
-            self._call("on_epoch_end", run)
+            self._end_epoch()
             if self.signals.arrived:
                 raise self._interrupted()
         self._call("on_fit_end", run)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is an epoch left to train."""
+        run = self.run
+        # `self.batch`: an epoch stopped after its last update, before or in its validation
+        return run.epoch < run.epochs and (run.step < run.total_steps or self.batch > 0) and not self.best.should_stop
 
     def _train_epoch(self) -> None:
         run, limit, seconds = self.run, self.run.steps_per_epoch, self.epoch_seconds
@@ -395,6 +397,15 @@ class Trainer:
             if self.signals.arrived:
                 raise self._interrupted()
             yield batch
+
+    def _end_epoch(self) -> None:
+        """All that follows the last update of an epoch."""
+        run = self.run
+        self._finish_epoch()
+        self.save_last()
+        if run.best.get("step") == run.step:
+            self._save_best()  # after last.pt, from which it can be made again
+        self._call("on_epoch_end", run)
 
     def _finish_epoch(self) -> None:
         """Validates, then counts the epoch. A signal during the validation leaves everything as it was after the epoch's last

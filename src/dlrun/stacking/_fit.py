@@ -1,0 +1,237 @@
+"""The training loop of a stack: steps of all members at once, everything else by the members' own trainers.
+
+fit:  for each epoch
+        for each batch: keys of dropout, forward, losses + penalties, backward, clip, update, project
+            a member whose step is not finite ends before the update
+        each member: evaluate, keep the best, checkpoint, stop early; one that has ended is tested and leaves the stack
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlrun.callbacks.tensorboard import TensorBoard
+from dlrun.signals import Interrupted, Signals
+from dlrun.stacking._batches import StackedBatches
+from dlrun.stacking._member import Heard, Member
+from dlrun.stacking._optimizers import BLOCK, StackedOptimizer
+from dlrun.stacking._shown import find_divergence, raise_divergence, show_step
+from dlrun.stacking._stack import Stack
+from dlrun.stacking._step import StackedBatch, StackedResult, StackedStep
+from dlrun.stacking._sums import StackedSums
+from dlrun.sweeps.jobs import Outcome
+from dlrun.trainer import Trainer
+from dlrun.trainer.loop import UNREAD_STEPS
+
+
+class StackedFit:
+    """Trains runs whose trainers are at the first step, each until its last epoch, early stopping or divergence, and ends it.
+
+    Args:
+        members: the runs; `check_trainers` and `try_step` have found no obstacle.
+        ended: told of each member that has ended, by its number.
+    """
+
+    def __init__(self, members: Sequence[Member], ended: Callable[[int, Outcome], None] | None = None) -> None:
+        self.members, self.ended, self.total = list(members), ended, len(members)
+        self.rows = list(members)  # of the stack: a member that leaves stays there until the step in hand is done
+        self.signals = Signals()
+        trainers = [member.trainer for member in members]
+        for trainer in trainers:
+            trainer.signals = Heard(self.signals)  # type: ignore[assignment]
+        self.reads_losses = trainers[0].reads_losses
+        self.stack = Stack(trainers)
+        self.stack.attach([trainer.run.model for trainer in trainers])
+        self.step = StackedStep(trainers, self.stack)
+        self.optimizer = StackedOptimizer(trainers, self.stack)
+        self.sums = StackedSums(trainers, self.stack.flat.device)
+        self.batches: StackedBatches | None = None
+        self.epoch_start = time.perf_counter()
+
+    def fit(self) -> None:
+        """Trains and ends all members. An error of one ends that one; of what they do together, all of them. Raises
+        InterruptedAtOnce after a second signal."""
+        try:
+            with self.signals:
+                self._fit()
+                if self.signals.arrived:
+                    raise Interrupted(self.signals.exit_code)
+        except Interrupted:
+            pass
+        except BaseException as error:
+            for member in list(self.members):
+                self._leave(member, error)
+            if not isinstance(error, (Exception, SystemExit)):
+                raise
+
+    def _fit(self) -> None:
+        now = time.perf_counter()
+        for member in self.members:
+            member.trainer.started_at = member.trainer.saved_at = now
+        self._each(lambda trainer: trainer._call("on_fit_start", trainer.run))
+        while self.members:
+            self._each(lambda trainer: trainer._call("on_epoch_start", trainer.run))
+            self._train_epoch()
+            self._each(lambda trainer: trainer._end_epoch())
+            for member in list(self.members):
+                if self.signals.arrived:
+                    self._leave(member, member.trainer._interrupted())
+                elif not member.trainer.unfinished:
+                    self._leave(member, None)
+
+    def _train_epoch(self) -> None:
+        self._compact()
+        if not self.members:
+            return
+        trainers = [member.trainer for member in self.rows]
+        for trainer in trainers:
+            trainer.epoch_seconds.append(0.0)
+            trainer.run.model.train()
+        run = trainers[0].run
+        self.last = min(run.step + run.steps_per_epoch, run.total_steps)  # step of this epoch
+        self.hooks = {member: member.trainer._overriding("on_step") for member in self.rows}
+        self.sums = StackedSums(trainers, self.stack.flat.device)
+        self.batches = StackedBatches(trainers)
+        self.epoch_start = self.window_start = time.perf_counter()
+        self.window = run.samples
+        for step in range(run.step, self.last):
+            self._step(step, self.batches.next())
+            self._compact()
+            if not self.members:
+                return
+        self._look()
+        self._share()
+        self._each(lambda trainer: trainer._check_finite())
+
+    def _step(self, step: int, batch: StackedBatch) -> None:
+        if not self.optimizer.knows(step):
+            self.optimizer.prepare(range(step, min(step + BLOCK, self.last)))
+        self.stack.fill_keys(step)
+        result = self.step(batch)
+        gradient = torch.cat([part.reshape(len(self.rows), -1) for part in result.gradients.values()], 1)
+        largest = torch.linalg.vector_norm(gradient, torch.inf, 1)  # NaN if one is
+        finite = torch.isfinite(largest) & torch.isfinite(result.objective)
+        self.sums.finite &= finite
+        if (self.reads_losses or step == 0) and not finite.all():
+            self._diverge(batch, finite.tolist())
+        with torch.no_grad():
+            norms = self.optimizer.step(step, gradient)
+            for member in self.members:
+                for regularizer in member.trainer.projections:
+                    regularizer.project(member.trainer.run.model)
+        for member in self.members:
+            trainer = member.trainer
+            trainer.batch += 1
+            trainer.run.step += 1
+            trainer.run.samples += batch.size
+        self.sums.add(result, batch.size)
+        if self.members:
+            self._after(step + 1, result, norms)
+
+    def _after(self, step: int, result: StackedResult, norms: Tensor | None) -> None:
+        """What follows the update: hooks, logs, checkpoints, signals. `step`: updates that are done."""
+        first, now = self.members[0].trainer, time.perf_counter()
+        logs = step % first.log_every_steps == 0 or step == 1
+        hooks = {member: self._hooks(member, step) for member in self.members}
+        if logs or any(hooks.values()):
+            self._share()
+            rate = (first.run.samples - self.window) / max(now - self.window_start, 1e-9) if logs else None
+            for row, member in enumerate(self.rows):
+                if logs or hooks.get(member):
+                    shown = partial(show_step, result, norms, row, hooks.get(member, []), rate)
+                    self._do(member, shown)
+        if logs:
+            self.window, self.window_start = first.run.samples, now
+        if self.signals.arrived:
+            self._interrupt()
+            return
+        if not self.reads_losses and step % UNREAD_STEPS == 0:
+            self._look()
+        if first._checkpoint_due(now):
+            self._look()
+            self._share()
+            self._each(lambda trainer: trainer.save_last())
+
+    def _hooks(self, member: Member, step: int) -> list[Callable[..., None]]:
+        """What to call after this step; TensorBoard looks at the last one of an epoch only."""
+        hooks = self.hooks[member]
+        return hooks if step == self.last else [h for h in hooks if not isinstance(_owner(h), TensorBoard)]
+
+    def _share(self) -> None:
+        """Gives the members' trainers what a checkpoint, a log or an evaluation needs."""
+        self.sums.share()
+        seconds = time.perf_counter() - self.epoch_start
+        for row, member in enumerate(self.rows):
+            if member in self.members:
+                member.trainer.epoch_seconds[-1] = seconds
+                self.optimizer.show(row)
+
+    # ---- members that leave ---------------------------------------------------------------------------------------
+
+    def _diverge(self, batch: StackedBatch, finite: Sequence[bool]) -> None:
+        """Ends the members whose step was not finite, before their weights are updated."""
+        self._share()
+        for row, member in enumerate(self.rows):
+            if not finite[row]:
+                self._do(member, partial(raise_divergence, batch.of(row)))
+
+    def _look(self) -> None:
+        """Ends the members that were not finite since the epoch began, where steps are not looked at one by one."""
+        if self.reads_losses or bool(self.sums.finite.all()):
+            return
+        self._share()
+        for member, finite in zip(self.rows, self.sums.finite.tolist(), strict=True):
+            if not finite:
+                self._do(member, find_divergence)
+
+    def _interrupt(self) -> None:
+        """Ends all members after a checkpoint."""
+        self._look()
+        self._share()
+        self._each(lambda trainer: trainer.save_last())
+        for member in list(self.members):
+            self._leave(member, member.trainer._interrupted())
+
+    def _each(self, action: Callable[[Trainer], Any]) -> None:
+        for member in list(self.members):
+            self._do(member, action)
+
+    def _do(self, member: Member, action: Callable[[Trainer], Any]) -> None:
+        """Does something with a member that is still there, with its own log; an error ends that member."""
+        if member not in self.members:
+            return
+        with member.log():
+            try:
+                action(member.trainer)
+                return
+            except (Exception, SystemExit) as raised:
+                error = raised
+        self._leave(member, error)
+
+    def _leave(self, member: Member, error: BaseException | None) -> None:
+        self.members.remove(member)
+        with member.log():
+            outcome = member.end(error, self.total)
+        if self.ended:
+            self.ended(member.number, outcome)
+
+    def _compact(self) -> None:
+        """Takes the rows of members that have left out of the stack."""
+        if not self.members or len(self.members) == len(self.rows):
+            return
+        rows = [row for row, member in enumerate(self.rows) if member in self.members]
+        self.rows = list(self.members)
+        for part in (self.stack, self.step, self.optimizer, self.sums, self.batches):
+            if part is not None:
+                part.keep(rows)
+        self.stack.attach([member.trainer.run.model for member in self.rows])
+
+
+def _owner(hook: Callable[..., None]) -> object:
+    return getattr(hook, "__self__", None)
