@@ -86,7 +86,11 @@ def checks(sweeps: int) -> Iterator[tuple[str, float, bool]]:
         for seeds in (3, 5, 10, 20):
             share, expected = share_of_found_differences(effect, seeds, sweeps), power(effect, seeds, 0.05)
             spread = 3.3 * math.sqrt(expected * (1 - expected) / sweeps) + 1 / sweeps
-            yield f"difference of {effect} sd, {seeds} seeds, predicted {expected:.3f}", share, abs(share - expected) <= spread
+            yield (
+                f"difference of {effect} sd, {seeds} seeds, predicted {expected:.3f}",
+                share,
+                abs(share - expected) <= spread,
+            )
 
 
 def main() -> None:

@@ -36,8 +36,8 @@ from dlrun.sweeps.jobs import Job, Outcome
 from dlrun.sweeps.search.objective import read_objective
 from dlrun.sweeps.search.settings import Settings, check
 from dlrun.sweeps.search.source import Search
-from dlrun.sweeps.search.space import read_space
 from dlrun.sweeps.search.study import open_study
+from dlrun.sweeps.search.words import read_space
 
 FIXED = ("model=mlp", "data=digits", "optimizer=adam", "device=cpu", "callbacks=none", "trainer.threads=1")
 SPACE = (
@@ -144,7 +144,10 @@ def configured(base: Mapping[str, Any], words: Sequence[str], seed: int) -> dict
 
 def report(figures: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     """A table of the methods, and of the pairs with intervals."""
-    lines = ["| method | best validation loss, mean | standard deviation | n | epochs saved |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        "| method | best validation loss, mean | standard deviation | n | epochs saved |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for name, found in figures.items():
         best = [value for value, _ in found]
         spread = statistics.stdev(best) if len(best) > 1 else float("nan")

@@ -77,7 +77,10 @@ def members(model: str, optimizer: str, steps: int) -> list[Config]:
     config = varied(config, {"data.augmentation": augmentation, "loss.label_smoothing": 0.0})
     momenta: list[Config] = [{}, {"optimizer.momentum": 0.5}, {"optimizer.momentum": 0.8}]
     betas: list[Config] = [{}, {"optimizer.betas": [0.8, 0.99]}, {"optimizer.betas": [0.95, 0.999]}]
-    kinds: dict[str, list[Config]] = {"sgd": [{}] * 3, "rmsprop": [{}, {"optimizer.alpha": 0.9}, {"optimizer.momentum": 0.5}]}
+    kinds: dict[str, list[Config]] = {
+        "sgd": [{}] * 3,
+        "rmsprop": [{}, {"optimizer.alpha": 0.9}, {"optimizer.momentum": 0.5}],
+    }
     of_optimizer = kinds.get(optimizer, betas if optimizer.startswith("adam") else momenta)
     rate = RATES[optimizer]
     step = {"name": "step", "step_epochs": 3.0}
@@ -90,7 +93,8 @@ def members(model: str, optimizer: str, steps: int) -> list[Config]:
         {"optimizer.lr": 0.3 * rate, "model.dropout": 0.8, "optimizer.weight_decay": 1e-3},
     ]
     return [
-        varied(config, {"seed": number, **values, **of_optimizer[number % 3]}) for number, values in enumerate(differing)
+        varied(config, {"seed": number, **values, **of_optimizer[number % 3]})
+        for number, values in enumerate(differing)
     ]
 
 
@@ -137,7 +141,9 @@ def distances(configs: Sequence[Config], folder: Path, double: bool) -> list[tup
 
 def measure_distances(double: bool, steps: int, models: Sequence[str], optimizers: Sequence[str]) -> None:
     """Prints a line for each model and optimizer."""
-    print(f"{'float64' if double else 'float32'}, {steps} steps, batch 64, 6 members, one thread: relative L2 distances")
+    print(
+        f"{'float64' if double else 'float32'}, {steps} steps, batch 64, 6 members, one thread: relative L2 distances"
+    )
     bound = "above 1e-7 and 100 x nudged" if double else "above 1e-2 (nudged)"
     print(f"| model | optimizer | worst | median | nudged: worst | {bound} |\n|---|---|---|---|---|---|")
     total, apart = 0, 0
@@ -156,7 +162,9 @@ def measure_distances(double: bool, steps: int, models: Sequence[str], optimizer
     print(f"{apart} of {total} members are further than {APART} from their lone twins")
 
 
-def measure_speed(models: Sequence[str], sizes: Sequence[int], rounds: int, samples: int, batch: int, threads: int) -> None:
+def measure_speed(
+    models: Sequence[str], sizes: Sequence[int], rounds: int, samples: int, batch: int, threads: int
+) -> None:
     """Prints, for each model and number of members, seconds of both ways and the median of their ratios within a round."""
     print(f"one epoch of {samples:,} MNIST images, batch {batch}, {threads} thread(s), whole runs, n = {rounds}")
     print("| model | members | one after another | stacked | ratio (least, most) |\n|---|---|---|---|---|")
@@ -178,7 +186,9 @@ def measure_speed(models: Sequence[str], sizes: Sequence[int], rounds: int, samp
 def in_turns(configs: Sequence[Config], stacked_first: bool) -> tuple[float, float]:
     """Seconds one after another, and stacked."""
     with tempfile.TemporaryDirectory() as path:
-        folders = {way: [Path(path) / way / str(number) for number in range(len(configs))] for way in ("alone", "stack")}
+        folders = {
+            way: [Path(path) / way / str(number) for number in range(len(configs))] for way in ("alone", "stack")
+        }
         for folder in (*folders["alone"], *folders["stack"]):
             folder.mkdir(parents=True)
 
@@ -210,10 +220,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, PyTorch {torch.__version__}, Python {platform.python_version()}")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, PyTorch {torch.__version__}, Python {platform.python_version()}"
+    )
     if options.what == "speed":
         measure_speed(
-            options.models or ["mlp", "lenet"], options.sizes, options.rounds, options.samples, options.batch, options.threads
+            options.models or ["mlp", "lenet"],
+            options.sizes,
+            options.rounds,
+            options.samples,
+            options.batch,
+            options.threads,
         )
     else:
         measure_distances(options.what == "equality", options.steps, options.models or list(MODELS), options.optimizers)

@@ -75,7 +75,9 @@ def at_work(folder: Path) -> list[int]:
 
 def killed_once(folder: Path, who: str, after: float, chooser: random.Random) -> bool:
     """Starts the sweep and kills the main process or a worker after so many seconds. Whether there was one to kill."""
-    process = subprocess.Popen(command(folder), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command(folder), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+    )
     time.sleep(after)
     victims = [process.pid] if who == "sweep" else at_work(folder)
     while who == "worker" and not victims and process.poll() is None:
@@ -130,7 +132,12 @@ def kills(options: argparse.Namespace) -> int:
         print(f"a sweep of {JOBS} runs that nobody kills: {whole:.1f} s", flush=True)
         hits: Counter[str] = Counter()
         while hits["sweep"] < options.sweeps or hits["worker"] < options.workers:
-            who = "sweep" if hits["sweep"] < options.sweeps and (hits["sweep"] <= hits["worker"] or hits["worker"] >= options.workers) else "worker"
+            who = (
+                "sweep"
+                if hits["sweep"] < options.sweeps
+                and (hits["sweep"] <= hits["worker"] or hits["worker"] >= options.workers)
+                else "worker"
+            )
             folder = here / "sweep"
             again = 0
             while True:
@@ -142,7 +149,11 @@ def kills(options: argparse.Namespace) -> int:
             done = subprocess.run(command(folder), capture_output=True, text=True)
             if done.returncode == 4:  # a worker was killed in the last command too
                 done = subprocess.run(command(folder), capture_output=True, text=True)
-            found = [f"exit code {done.returncode}: {done.stderr[-500:]}"] if done.returncode else problems(folder, here / "twin")
+            found = (
+                [f"exit code {done.returncode}: {done.stderr[-500:]}"]
+                if done.returncode
+                else problems(folder, here / "twin")
+            )
             wrong += bool(found)
             print(f"{who} killed {again} times: {'; '.join(found) or 'as never stopped'}", flush=True)
             shutil.rmtree(folder)

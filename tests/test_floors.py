@@ -12,25 +12,25 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "dlrun"
 FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = (
-    "registry schema spec settings files",
-    "streams device auto background checkpoint rundir provenance signals",
+    "registry schema spec settings files shell code_version",
+    "streams device auto background checkpoint rundir provenance signals repeats",
     "data models losses optimizers schedulers regularization metrics averaging early_stopping divergence",
     "tasks callbacks memory",
     "trainer",
     "build",
     "sweeps",
     "actions",
-    "catalogue arguments",
+    "catalogue arguments stacking",
     "suggest saved_run completion",
     "saved_sweep",
-    "command",
+    "command worker",
     "cli",
     "__main__",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 LONG = {"trainer/loop.py"}  # the loop
 BESIDE = {("registry", "schema"), ("provenance", "device"), ("__main__", "cli")}  # one builds on the other
-EXITS = {"cli.py", "__main__.py"}
+EXITS = {"cli.py", "__main__.py", "worker.py"}
 
 
 def name_of(path: Path) -> str:

@@ -64,8 +64,14 @@ def test_what_the_words_stand_for(words: list[str], expanded: list[str]) -> None
         (["seeds=true"], "seeds: got 'true'; expected"),
         (["seeds="], "seeds: no value given; expected a whole number, 1 or more"),
         (["seeds"], "seeds: no value given; expected"),
-        (["seeds=range(3)"], "seeds: got 'range(3)'; expected a whole number, 1 or more, such as seeds=5; chosen seeds: -m"),
-        (["seeds=1,2"], "seeds: got '1,2'; expected a whole number, 1 or more, such as seeds=5; chosen seeds: -m seed=0,3,7"),
+        (
+            ["seeds=range(3)"],
+            "seeds: got 'range(3)'; expected a whole number, 1 or more, such as seeds=5; chosen seeds: -m",
+        ),
+        (
+            ["seeds=1,2"],
+            "seeds: got '1,2'; expected a whole number, 1 or more, such as seeds=5; chosen seeds: -m seed=0,3,7",
+        ),
         (["seeds=100001"], "seeds: got 100001; at most 100000"),
         (["seeds=" + "9" * 5000], "seeds: got '9999"),
         (["folds=1"], "folds: got '1'; expected a whole number, 2 or more, such as folds=5"),

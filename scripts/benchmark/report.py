@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmark.ratios import met
 
-ORDER = ("epoch", "step", "process", "logging", "streaming", "settings")
+ORDER = ("epoch", "step", "process", "logging", "streaming", "settings", "sweeps")
 PACKAGES = ("dlrun", "torch", "torchvision", "numpy", "lightning", "pytorch-ignite", "keras", "skorch")
 HEAD = """# Benchmarks
 

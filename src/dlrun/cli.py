@@ -132,7 +132,7 @@ def run(argv: list[str]) -> int:
             return 0
         words = quote_paths(sort_arguments(as_resume(expand(argv))))
         if wants_workers(words):
-            from dlrun.sweeps.pool import warm_up
+            from dlrun.sweeps.workers import warm_up
 
             warm_up()
         from dlrun.command import execute

@@ -108,7 +108,9 @@ def _perform_job(cfg: DictConfig, folder: Path, act: Callable[[dict[str, Any], P
     hydra_config = HydraConfig.get()
     config, problem = resolved(cfg)
     words = without_passing(hydra_config.overrides.task)
-    job = sweep.job_of(Path(hydra_config.sweep.dir), hydra_config.job.num, words, folder, config, job_id(config), problem)
+    job = sweep.job_of(
+        Path(hydra_config.sweep.dir), hydra_config.job.num, words, folder, config, job_id(config), problem
+    )
     try:
         outcome = perform_job(job, Path(hydra_config.sweep.dir), act, job_config)
     except Interrupted as error:

@@ -105,7 +105,9 @@ def _refuse_others(argv: list[str], name: str, what: str) -> None:
 def _refuse_both_validations(argv: list[str], count: int | None) -> None:
     folds = count or _last(argv, "data.folds")
     if folds not in (None, "", "null") and _last(argv, "data.val_fraction") is not None:
-        raise ConfigError("data.val_fraction: not together with folds, one of which is the validation set; leave one away")
+        raise ConfigError(
+            "data.val_fraction: not together with folds, one of which is the validation set; leave one away"
+        )
 
 
 def _last(argv: list[str], key: str) -> str | None:

@@ -1,18 +1,18 @@
 """Hydra's plugin `hydra/sweeper=optuna`: settings chosen by Optuna. What it does is in `dlrun.sweeps.search`.
 
-    sampler         tpe (default) | random | grid | qmc | cmaes | nsgaii
-    trials          in all, those of an earlier command on the same folder included; default 20, of a grid all combinations
-    seed            of the sampler
-    pruner          none (default) | median | halving | hyperband: ends runs early that do worse than others at the same epoch
-    objective       a metric such as val/accuracy, at the best checkpoint of a run; default trainer.monitor; nsgaii takes a list
-    direction       auto (default) | min | max, or a list of them
-    storage         sqlite:///<file>; default: study.log in the sweep folder
-    study           its name there; default: that of the sweep folder
-    timeout         seconds after which no trial is begun
-    startup_trials  that are drawn at random first, and that finish before the median prunes; default: Optuna's own
-    population      of nsgaii; default: a fifth of the trials, 4 to 50
-    n_jobs          runs at a time with another launcher than dlrun's; default 1 with basic, else 8
-    params          words of the search as a mapping, for configuration files
+sampler         tpe (default) | random | grid | qmc | cmaes | nsgaii
+trials          in all, those of an earlier command on the same folder included; default 20, of a grid all combinations
+seed            of the sampler
+pruner          none (default) | median | halving | hyperband: ends runs early that do worse than others at the same epoch
+objective       a metric such as val/accuracy, at the best checkpoint of a run; default trainer.monitor; nsgaii takes a list
+direction       auto (default) | min | max, or a list of them
+storage         sqlite:///<file>; default: study.log in the sweep folder
+study           its name there; default: that of the sweep folder
+timeout         seconds after which no trial is begun
+startup_trials  that are drawn at random first, and that finish before the median prunes; default: Optuna's own
+population      of nsgaii; default: a fifth of the trials, 4 to 50
+n_jobs          runs at a time with another launcher than dlrun's; default 1 with basic, else 8
+params          words of the search as a mapping, for configuration files
 """
 
 from __future__ import annotations

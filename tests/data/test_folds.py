@@ -232,5 +232,7 @@ def test_bad_folds_are_refused_before_data_are_read(given, message) -> None:
 
 def test_more_folds_than_samples_are_refused() -> None:
     """An empty fold is one line with how many there may be."""
-    with pytest.raises(ConfigError, match=r"data\.folds: got 9; at most 8, the number of training and validation samples"):
+    with pytest.raises(
+        ConfigError, match=r"data\.folds: got 9; at most 8, the number of training and validation samples"
+    ):
         rows_of(torch.arange(10) % 2, 9, published=False)

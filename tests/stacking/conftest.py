@@ -28,6 +28,9 @@ SHORT = (
 )  # fmt: skip
 
 
+_known: dict[tuple[str, ...], dict[str, Any]] = {}  # composing takes longer than many a test
+
+
 class Lab:
     """What the tests of this folder have in common."""
 
@@ -40,7 +43,9 @@ class Lab:
 
     def config(self, *words: str) -> dict[str, Any]:
         """A small configuration on the CPU with one thread."""
-        return self.composed(*SHORT, *words)
+        if words not in _known:
+            _known[words] = self.composed(*SHORT, *words)
+        return copy.deepcopy(_known[words])
 
     @staticmethod
     def varied(config: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,10 @@ from dlrun.stacking._stack import Stack
 from dlrun.stacking._step import StackedStep
 
 RATES = {"sgd": 0.05, "momentum": 0.02, "nesterov": 0.02, "adam": 3e-3, "adamw": 3e-3, "rmsprop": 1e-3}
-ALIKE, CHAOS = 1e-7, 100.0  # relative to the norm; times what a twin moves whose initial weights are nudged by one rounding
+ALIKE, CHAOS = (
+    1e-7,
+    100.0,
+)  # relative to the norm; times what a twin moves whose initial weights are nudged by one rounding
 Config = dict[str, Any]
 
 OF_OPTIMIZER: dict[str, list[Config]] = {
@@ -132,7 +135,9 @@ def test_samples_and_masks_are_those_of_the_lone_twin(lab: Any) -> None:
             dropouts = [module for name, module in trainer.run.model.named_modules() if name in stack.dropouts]
             found = [module.key.clone() for module in dropouts]
             assert len(found) == 2
-            assert all(map(torch.equal, found, stack.keys[:, row])), "the members' keys are no views of the stacked ones"
+            assert all(map(torch.equal, found, stack.keys[:, row])), (
+                "the members' keys are no views of the stacked ones"
+            )
             for module in dropouts:
                 module.key.zero_()
             trainer.dropout_keys.fill(step)

@@ -39,7 +39,9 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture
 def three(lab: Any) -> list[Config]:
     """Three runs of two epochs with all that dlrun writes."""
-    config = lab.config("model=mlp", "model.hidden=[16]", "trainer.steps=20", "trainer.log_every_steps=5", "callbacks=none")
+    config = lab.config(
+        "model=mlp", "model.hidden=[16]", "trainer.steps=20", "trainer.log_every_steps=5", "callbacks=none"
+    )
     observers = {
         "progress": {"name": "progress"},
         "metrics_file": {"name": "metrics_file"},
@@ -128,7 +130,9 @@ def test_max_norm_and_clipping(lab: Any) -> None:
 def test_reconstruction(lab: Any) -> None:
     """An autoencoder, whose penalty looks at its latest code, is stacked too."""
     config = lab.config("model=autoencoder", "regularization=[code_sparsity]", "trainer.steps=12")
-    configs = [lab.varied(config, {"regularization.code_sparsity.strength": s, "seed": n}) for n, s in enumerate((1e-3, 0.1))]
+    configs = [
+        lab.varied(config, {"regularization.code_sparsity.strength": s, "seed": n}) for n, s in enumerate((1e-3, 0.1))
+    ]
     assert {outcome.status for outcome in lab.stack(configs, double=True)} == {"finished"}
     for number, config in enumerate(configs):
         lab.build(config, f"alone/{number}", double=True).fit()
@@ -191,7 +195,7 @@ def test_models_that_pytorch_cannot_stack(
         ({"trainer.accumulate": 2}, "trainer.accumulate=2; stacking needs 1"),
         ({"model.hidden": [8]}, "differ in more than values"),
         ({"trainer.precision": "bf16"}, "trainer.precision=bf16"),
-        ({"model.dropout": 2.0}, "model.dropout: got 2.0"),
+        ({"model.dropout": 2.0}, "model.dropout:"),
         ({"resume": "somewhere"}, "a run that is resumed goes on alone"),
     ],
 )

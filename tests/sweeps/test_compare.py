@@ -28,12 +28,18 @@ GOOD, MIDDLE, BAD = [0.10, 0.12, 0.11, 0.13, 0.10], [0.11, 0.12, 0.13, 0.12, 0.1
 SPLIT = {"train": "t", "val": "v", "test": "e"}
 
 
-def make_run(folder: Path, words: dict, value: float, *, sweep: bool = True, split: dict = SPLIT, data: str = "digits") -> Path:
+def make_run(
+    folder: Path, words: dict, value: float, *, sweep: bool = True, split: dict = SPLIT, data: str = "digits"
+) -> Path:
     """A finished run of two epochs whose validation loss ends at `value`."""
     (folder / ".hydra").mkdir(parents=True)
     if sweep:
         (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([f"{k}={v}" for k, v in words.items()]))
-    config: dict = {"trainer": {"name": "default", "monitor": "val/loss"}, "data": {"name": data}, "model": {"name": "mlp"}}
+    config: dict = {
+        "trainer": {"name": "default", "monitor": "val/loss"},
+        "data": {"name": data},
+        "model": {"name": "mlp"},
+    }
     config |= {"seed": words.get("seed", 0), "optimizer": {"name": "adam", "lr": words.get("optimizer.lr", 0.1)}}
     if "model" in words:
         config["model"] = {"name": words["model"], "hidden": [len(words["model"])]}
@@ -44,7 +50,9 @@ def make_run(folder: Path, words: dict, value: float, *, sweep: bool = True, spl
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     metrics = {"val": {"loss": value, "accuracy": 1 - value}, "test": {"loss": value + 0.5, "accuracy": value}}
     best = {"epoch": 2, "step": 14, "monitor": "val/loss", "value": value}
-    (folder / "results.json").write_text(json.dumps({"status": "finished", "metrics": metrics, "best": best, "epochs": 2}))
+    (folder / "results.json").write_text(
+        json.dumps({"status": "finished", "metrics": metrics, "best": best, "epochs": 2})
+    )
     return folder
 
 
@@ -159,7 +167,12 @@ def test_mean_curves_are_runs_in_tensorboard(sweep: Path) -> None:
 
 def test_the_effect_of_a_setting_is_its_mean_over_the_others(tmp_path: Path) -> None:
     """2 models x 2 learning rates x 2 seeds: each seed gives one value of a model, the mean over learning rates."""
-    values = {("mlp", 0.1): (1.0, 3.0), ("mlp", 0.2): (3.0, 5.0), ("lenet", 0.1): (0.0, 0.0), ("lenet", 0.2): (4.0, 2.0)}
+    values = {
+        ("mlp", 0.1): (1.0, 3.0),
+        ("mlp", 0.2): (3.0, 5.0),
+        ("lenet", 0.1): (0.0, 0.0),
+        ("lenet", 0.2): (4.0, 2.0),
+    }
     number = 0
     for (model, lr), row in values.items():
         for seed, value in enumerate(row):
@@ -167,12 +180,21 @@ def test_the_effect_of_a_setting_is_its_mean_over_the_others(tmp_path: Path) -> 
             number += 1
     board = Leaderboard.read(tmp_path)
     model, lr = effects_of(board)
-    assert (model.setting, lr.setting, model.balanced, model.numeric, lr.numeric) == ("model", "optimizer.lr", True, False, True)
+    assert (model.setting, lr.setting, model.balanced, model.numeric, lr.numeric) == (
+        "model",
+        "optimizer.lr",
+        True,
+        False,
+        True,
+    )
     assert {level.value: level.sample.values for level in model.levels} == {"lenet": (2.0, 1.0), "mlp": (2.0, 4.0)}
     assert [(level.value, level.sample.mean, level.runs) for level in lr.levels] == [("0.1", 1.0, 4), ("0.2", 3.5, 4)]
     assert sorted(lr.lines) == ["model=lenet", "model=mlp"]
     by_model = Leaderboard(tmp_path, board.jobs, ["model"])
-    assert {row.settings["model"]: row.sample.values for row in by_model.rows} == {"lenet": (2.0, 1.0), "mlp": (2.0, 4.0)}
+    assert {row.settings["model"]: row.sample.values for row in by_model.rows} == {
+        "lenet": (2.0, 1.0),
+        "mlp": (2.0, 4.0),
+    }
     found = Comparison(by_model).rows[1].found
     assert (found.n, found.mean) == (2, 1.5)
 
@@ -237,7 +259,10 @@ def test_two_sweeps_are_compared_by_their_configurations(tmp_path: Path) -> None
     make_run(tmp_path / "b" / "0", {"optimizer.lr": 1e-1, "seed": 1}, 2.0)
     make_run(tmp_path / "b" / "1", {"optimizer.lr": 0.2, "seed": 1}, 3.0)
     board = Leaderboard(tmp_path, runs_of([str(tmp_path / "a"), str(tmp_path / "b")]))
-    assert [(row.label, row.values) for row in board.rows] == [("optimizer.lr=0.1", [1.0, 2.0]), ("optimizer.lr=0.2", [3.0])]
+    assert [(row.label, row.values) for row in board.rows] == [
+        ("optimizer.lr=0.1", [1.0, 2.0]),
+        ("optimizer.lr=0.2", [3.0]),
+    ]
 
 
 def test_other_data_are_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -346,6 +371,11 @@ def test_a_real_sweep_is_compared(cli: Callable, tmp_path: Path) -> None:
         best, worst = csv.DictReader(file)
     assert (best["optimizer.lr"], best["n"], worst["pairs"]) == ("0.02", "3", "3")
     assert float(worst["difference"]) > 0
-    hparams = [EventAccumulator(str(path)).Reload().summary_metadata for path in sorted(Path("sweep").glob("*/tensorboard"))]
+    hparams = [
+        EventAccumulator(str(path)).Reload().summary_metadata for path in sorted(Path("sweep").glob("*/tensorboard"))
+    ]
     assert len(hparams) == 6
-    assert all({"_hparams_/experiment", "_hparams_/session_start_info", "_hparams_/session_end_info"} <= set(m) for m in hparams)
+    assert all(
+        {"_hparams_/experiment", "_hparams_/session_start_info", "_hparams_/session_end_info"} <= set(m)
+        for m in hparams
+    )

@@ -41,7 +41,9 @@ def hydra(hydra_clean):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("words", WORDS, ids=" ".join)
 def test_jobs_are_those_of_hydra(hydra, words: list[str]) -> None:
     """The quick way gives the very configuration of Hydra's own, for values, options, additions, deletions, references."""
-    master = hydra.compose_config("config", [*words, "hydra.sweep.dir=s"], RunMode.MULTIRUN, with_log_configuration=False)
+    master = hydra.compose_config(
+        "config", [*words, "hydra.sweep.dir=s"], RunMode.MULTIRUN, with_log_configuration=False
+    )
     composer = Composer(hydra.config_loader, master, Path("s"))
     composer.job(0, ["seed=9", *[word for word in words if not word.startswith("seed")]])  # something is cached
     job = composer.job(5, words)

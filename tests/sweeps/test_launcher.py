@@ -17,7 +17,7 @@ import yaml
 
 from dlrun import rundir
 from dlrun.sweeps import submitted
-from dlrun.sweeps.pool import packed
+from dlrun.sweeps.capacity import packed
 
 pytestmark = pytest.mark.xdist_group("launcher")  # one fork server
 
@@ -149,7 +149,12 @@ def test_a_run_is_what_was_submitted(cli, tmp_path: Path, launcher: str) -> None
     done = cli(*sweep)
     assert (done.rc, "2 of 2 runs have another configuration by now" in done.stderr) == (0, True), done.stderr
     assert rundir.read_config(folder / "1", "run")["model"]["hidden"] == [4]
-    assert tensors(folder / "1")["layers.0.weight" if "layers.0.weight" in tensors(folder / "1") else next(iter(tensors(folder / "1")))].shape[0] == 4
+    assert (
+        tensors(folder / "1")[
+            "layers.0.weight" if "layers.0.weight" in tensors(folder / "1") else next(iter(tensors(folder / "1")))
+        ].shape[0]
+        == 4
+    )
     assert cli(*sweep, "rerun=true").rc == 0
     again = folder.with_name(folder.name + "_2")
     assert rundir.read_config(again / "1", "run")["model"]["hidden"] == [5]
@@ -194,7 +199,9 @@ def test_a_stopped_sweep_goes_on_bit_for_bit(cli, tmp_path: Path, how: str) -> N
     process = start(tmp_path, *words)
     sweep = tmp_path / "sweep"
     wait_for(lambda: all((sweep / n / rundir.LAST).exists() for n in "01"))
-    workers = [pid for pid in os.listdir("/proc") if pid.isdigit() and _group(pid) == process.pid and int(pid) != process.pid]
+    workers = [
+        pid for pid in os.listdir("/proc") if pid.isdigit() and _group(pid) == process.pid and int(pid) != process.pid
+    ]
     if how == "Ctrl-C":
         os.killpg(process.pid, signal.SIGINT)
     else:
@@ -211,7 +218,9 @@ def test_a_stopped_sweep_goes_on_bit_for_bit(cli, tmp_path: Path, how: str) -> N
     assert cli(*[word.replace("=sweep", "=twin") for word in words]).rc == 0
     for name in "012":
         assert results(sweep / name)["metrics"] == results(tmp_path / "twin" / name)["metrics"]
-        assert (sweep / name / "metrics.jsonl").read_bytes() == (tmp_path / "twin" / name / "metrics.jsonl").read_bytes()
+        assert (sweep / name / "metrics.jsonl").read_bytes() == (
+            tmp_path / "twin" / name / "metrics.jsonl"
+        ).read_bytes()
 
 
 def _group(pid: str) -> int:

@@ -64,7 +64,9 @@ def test_only_finished_runs_count() -> None:
 
 def test_a_repeated_seed_counts_once() -> None:
     """Two runs of the same settings and seed are one value."""
-    board = Leaderboard(Path("sweep"), [record({"seed": "1"}, 1.0), record({"seed": 1}, 3.0), record({"seed": "2"}, 2.0)])
+    board = Leaderboard(
+        Path("sweep"), [record({"seed": "1"}, 1.0), record({"seed": 1}, 3.0), record({"seed": "2"}, 2.0)]
+    )
     assert board.rows[0].values == [1.0, 2.0]
 
 
@@ -101,7 +103,11 @@ def test_runs_tell_the_direction_of_a_users_metric(tmp_path: Path) -> None:
 
 def test_damaged_folders_are_told(tmp_path: Path) -> None:
     """A half-written results.json is unreadable, none is missing, strange values are no numbers; nothing raises."""
-    for name, text in {"0": '{"status": "fini', "1": "[1, 2]", "2": '{"best": 3, "metrics": [], "status": "finished"}'}.items():
+    for name, text in {
+        "0": '{"status": "fini',
+        "1": "[1, 2]",
+        "2": '{"best": 3, "metrics": [], "status": "finished"}',
+    }.items():
         make_run(tmp_path / name, ["seed=0"], 1.0)
         (tmp_path / name / "results.json").write_text(text)
     make_run(tmp_path / "3", ["seed=0"], 1.0)
@@ -130,7 +136,9 @@ def test_what_varies_stands_in_the_order_of_the_command_line() -> None:
 
 def test_metrics_that_runs_report(tmp_path: Path) -> None:
     """Those of validation first."""
-    make_run(tmp_path / "0", [], 1.0, metrics={"train": {"loss": 1}, "val": {"loss": 2, "f1": None}, "test": {"loss": 3}})
+    make_run(
+        tmp_path / "0", [], 1.0, metrics={"train": {"loss": 1}, "val": {"loss": 2, "f1": None}, "test": {"loss": 3}}
+    )
     assert reported([read_record(tmp_path / "0")]) == ["val/f1", "val/loss", "test/loss", "train/loss"]
 
 
@@ -149,7 +157,9 @@ def test_hundreds_of_rows(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
 def test_the_leaderboard_needs_no_torch(tmp_path: Path) -> None:
     """Neither reading, nor ranking by an accuracy, nor printing imports it; SciPy comes with the first interval only."""
     for seed in range(2):
-        make_run(tmp_path / str(seed), [f"seed={seed}", "lr=1"], 1.0, best={"monitor": "val/accuracy", "value": 0.5 + seed})
+        make_run(
+            tmp_path / str(seed), [f"seed={seed}", "lr=1"], 1.0, best={"monitor": "val/accuracy", "value": 0.5 + seed}
+        )
     code = (
         "import sys; from pathlib import Path; from dlrun.sweeps.leaderboard import Leaderboard\n"
         "assert 'scipy' not in sys.modules and 'numpy' not in sys.modules\n"

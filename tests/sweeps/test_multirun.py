@@ -15,7 +15,7 @@ from dlrun.sweeps.leaderboard import Job, Leaderboard
 
 QUICK = (
     "model=mlp", "model.hidden=[8]", "data=digits", "device=cpu", "trainer.epochs=1", "data.limit_train=64",
-    "callbacks=none",
+    "callbacks=none", "hydra/launcher=basic",
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from dlrun.trainer import Trainer
 
 QUICK = (
     "model=mlp", "model.hidden=[8]", "data=digits", "device=cpu", "trainer.epochs=2", "data.limit_train=64",
-    "callbacks=none",
+    "callbacks=none", "hydra/launcher=basic",
 )  # fmt: skip
 SWEEP = (*QUICK, "seed=0,1,2", "hydra.sweep.dir=sweep", "-m")
 

@@ -22,9 +22,9 @@ from dlrun.sweeps.search.batches import run_in_batches  # noqa: E402
 from dlrun.sweeps.search.objective import Objective, read_objective, values_of  # noqa: E402
 from dlrun.sweeps.search.settings import Settings, check  # noqa: E402
 from dlrun.sweeps.search.source import Search  # noqa: E402
-from dlrun.sweeps.search.space import read_space  # noqa: E402
 from dlrun.sweeps.search.study import open_study  # noqa: E402
 from dlrun.sweeps.search.summary import edges, finish  # noqa: E402
+from dlrun.sweeps.search.words import read_space  # noqa: E402
 
 EPOCHS = 4
 NUMBERS = ("x=interval(-1,1)", "y=interval(-1,1)")
@@ -301,7 +301,10 @@ def test_pruning_is_by_the_mean_of_the_repeats(tmp_path: Path, workers: int) -> 
     jobs = drive(search, lambda s, epoch: losses[s["k"], s["seed"]], workers=workers)
     expected = {1: ["COMPLETE", "PRUNED", "PRUNED"], 2: ["COMPLETE", "COMPLETE", "PRUNED"]}[workers]
     assert states(search) == expected
-    assert [job.overrides for job in jobs][2:4] == [["k=b", "seed=0"], ["k=c", "seed=0"] if workers == 1 else ["k=b", "seed=1"]]
+    assert [job.overrides for job in jobs][2:4] == [
+        ["k=b", "seed=0"],
+        ["k=c", "seed=0"] if workers == 1 else ["k=b", "seed=1"],
+    ]
     assert search.study.trials[2].intermediate_values[1] == 4.0
 
 

@@ -10,7 +10,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from dlrun.registry import ConfigError
 from dlrun.sweeps.search.objective import read_objective
 from dlrun.sweeps.search.settings import Settings, check, check_together, trial_limit
-from dlrun.sweeps.search.space import Parameter, Space, read_space
+from dlrun.sweeps.search.space import Parameter, Space
+from dlrun.sweeps.search.words import read_space
 
 
 def space(*words: str) -> Space:
@@ -126,7 +127,7 @@ def test_what_makes_no_sense_is_refused(words: list[str], part: str) -> None:
 @pytest.mark.parametrize(
     ("given", "part"),
     [
-        ({"sampler": "tpee"}, "sweeper.sampler: got 'tpee'; allowed: tpe, random, grid, qmc, cmaes, nsgaii; did you mean 'tpe'?"),
+        ({"sampler": "tpee"}, "got 'tpee'; allowed: tpe, random, grid, qmc, cmaes, nsgaii; did you mean 'tpe'?"),
         ({"pruner": "hyperbnd"}, "did you mean 'hyperband'?"),
         ({"direction": "minimum"}, "allowed: auto, min, max"),
         ({"trials": 0}, "sweeper.trials: got 0"),

@@ -73,7 +73,9 @@ class Compare(Action):
             chosen = [row.settings for row in Leaderboard(where, records, names, self.confidence).rows]
             board.rows.sort(key=lambda row: chosen.index(row.settings))
         if not any(row.cells for row in board.rows):
-            raise ConfigError(f"action.metric: no run that finished tells {metric} of its best epoch (no metrics.jsonl)")
+            raise ConfigError(
+                f"action.metric: no run that finished tells {metric} of its best epoch (no metrics.jsonl)"
+            )
         comparison = Comparison(board, self._row(board), self.test)
         self._report(comparison, records)
         return None
@@ -99,11 +101,17 @@ class Compare(Action):
         if self.metric is None:
             monitors = sorted({record.monitor for record in finished if record.monitor})
             if len(monitors) != 1:
-                raise ConfigError(f"action.metric: runs were monitored by {', '.join(monitors) or 'nothing'}; choose one")
+                raise ConfigError(
+                    f"action.metric: runs were monitored by {', '.join(monitors) or 'nothing'}; choose one"
+                )
             return monitors[0]
         known = reported(finished)
         if self.metric not in known:
-            near = f"; did you mean 'val/{self.metric}'?" if f"val/{self.metric}" in known else did_you_mean(self.metric, known)
+            near = (
+                f"; did you mean 'val/{self.metric}'?"
+                if f"val/{self.metric}" in known
+                else did_you_mean(self.metric, known)
+            )
             raise ConfigError(f"action.metric: no run reports '{self.metric}'; allowed: {', '.join(known)}{near}")
         return self.metric
 
@@ -161,7 +169,9 @@ class Compare(Action):
     def _about_test(self, records: Sequence[Record]) -> list[str]:
         if not (self.metric or "").startswith("test/"):
             return []
-        return [f"{self.metric} is for a final report: choosing by it spoils it, so rows stand in the order of {_monitor(records)}"]
+        return [
+            f"{self.metric} is for a final report: choosing by it spoils it, so rows stand in the order of {_monitor(records)}"
+        ]
 
 
 def _words(baseline: list[str] | str | int) -> list[str]:

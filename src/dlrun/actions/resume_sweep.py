@@ -16,4 +16,6 @@ class ResumeSweep(Action):
     `dlrun resume=<folder>`, which the command line makes of it before a configuration is composed."""
 
     def __call__(self, config: dict[str, Any], folder: Path) -> float | None:
-        raise ConfigError("action: resume_sweep is chosen on the command line: dlrun action=resume_sweep sweep=<folder>")
+        raise ConfigError(
+            "action: resume_sweep is chosen on the command line: dlrun action=resume_sweep sweep=<folder>"
+        )

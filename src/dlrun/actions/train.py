@@ -75,9 +75,7 @@ def write_origin(trainer: Trainer, what: str, **facts: Any) -> None:
     log.info("%s on %s, seed %d: %s", what, about["device"], seed, about["command"])
 
 
-def fit_and_test(
-    trainer: Trainer, fit: Callable[[], None] | None = None, start: float | None = None
-) -> float | None:
+def fit_and_test(trainer: Trainer, fit: Callable[[], None] | None = None, start: float | None = None) -> float | None:
     """Fits and tests; writes results.json, as the last file, with the status however training ends. Returns the best monitored
     value, also of a run that was pruned.
 

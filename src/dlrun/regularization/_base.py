@@ -30,6 +30,9 @@ def weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         if isinstance(module, NORM_LAYERS):
             continue
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad and parameter.ndim >= 2 and id(parameter) not in seen:
+            mapped = not isinstance(
+                parameter, nn.Parameter
+            )  # in a stacked model: it does not know that it wants a gradient
+            if (parameter.requires_grad or mapped) and parameter.ndim >= 2 and id(parameter) not in seen:
                 seen.add(id(parameter))
                 yield f"{module_name}.{name}".lstrip("."), parameter

@@ -17,16 +17,19 @@ class StackedBatches:
 
     Args:
         trainers: of the members, whose data are the same but for order and augmentation.
+        shared: whether they are given as one minibatch for all; None: if all have the same seed. It is kept when members
+            leave, since other kernels may round otherwise.
     """
 
-    def __init__(self, trainers: Sequence[Trainer]) -> None:
+    def __init__(self, trainers: Sequence[Trainer], shared: bool | None = None) -> None:
         self.seeds = [trainer.seed for trainer in trainers]
+        self.shared = len(set(self.seeds)) == 1 if shared is None else shared
         self._epochs = {t.seed: t.run.data.epoch(t.run.epoch, t.batch) for t in reversed(trainers)}
 
     def next(self) -> StackedBatch:
         """The next minibatch of each member."""
         batches: dict[int, Batch] = {seed: next(epoch) for seed, epoch in self._epochs.items()}
-        if len(batches) == 1:
+        if self.shared:
             return StackedBatch(*batches[self.seeds[0]], shared=True)
         members = [batches[seed] for seed in self.seeds]
         return StackedBatch(*(torch.stack(parts) for parts in zip(*members, strict=True)), shared=False)

@@ -47,11 +47,12 @@ class StackedFit:
             trainer.signals = Heard(self.signals)  # type: ignore[assignment]
         self.reads_losses = trainers[0].reads_losses
         self.stack = Stack(trainers)
-        self.stack.attach([trainer.run.model for trainer in trainers])
         self.step = StackedStep(trainers, self.stack)
+        self.stack.attach([trainer.run.model for trainer in trainers])
         self.optimizer = StackedOptimizer(trainers, self.stack)
         self.sums = StackedSums(trainers, self.stack.flat.device)
         self.batches: StackedBatches | None = None
+        self.shared = len({trainer.seed for trainer in trainers}) == 1
         self.epoch_start = time.perf_counter()
 
     def fit(self) -> None:
@@ -96,8 +97,9 @@ class StackedFit:
         run = trainers[0].run
         self.last = min(run.step + run.steps_per_epoch, run.total_steps)  # step of this epoch
         self.hooks = {member: member.trainer._overriding("on_step") for member in self.rows}
+        self.hooked = any(self._hooks(member, run.step) for member in self.rows)
         self.sums = StackedSums(trainers, self.stack.flat.device)
-        self.batches = StackedBatches(trainers)
+        self.batches = StackedBatches(trainers, self.shared)
         self.epoch_start = self.window_start = time.perf_counter()
         self.window = run.samples
         for step in range(run.step, self.last):
@@ -138,7 +140,8 @@ class StackedFit:
         """What follows the update: hooks, logs, checkpoints, signals. `step`: updates that are done."""
         first, now = self.members[0].trainer, time.perf_counter()
         logs = step % first.log_every_steps == 0 or step == 1
-        hooks = {member: self._hooks(member, step) for member in self.members}
+        hooked = self.members if self.hooked or step == self.last else []
+        hooks = {member: self._hooks(member, step) for member in hooked}
         if logs or any(hooks.values()):
             self._share()
             rate = (first.run.samples - self.window) / max(now - self.window_start, 1e-9) if logs else None

@@ -46,5 +46,3 @@ def find_divergence(trainer: Trainer) -> None:
     trainer._check_finite()
     step = trainer.run.step
     raise Diverged(f"the loss or a gradient was not finite up to step {step}; {REMEDY}", {"step": step})
-
-

@@ -93,7 +93,9 @@ class StackedStep:
         the forward pass replaces, of which nothing would be kept."""
         stack, own = self.stack, None if batch.shared else 0
         mapped = torch.vmap(self._one, in_dims=(0, 0, 0, own, own, own, None))
-        objective, (loss, outputs, targets, parts) = mapped(stack.parameters, stack.others, self.values, *batch[:3], strict)
+        objective, (loss, outputs, targets, parts) = mapped(
+            stack.parameters, stack.others, self.values, *batch[:3], strict
+        )
         gradients = torch.autograd.grad(objective.sum(), list(stack.parameters.values()))
         return StackedResult(
             loss.detach(),

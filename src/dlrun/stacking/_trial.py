@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from dlrun.memory import out_of_memory
+from dlrun.models._dropout import set_keys
+from dlrun.spec import Batch
 from dlrun.stacking._obstacles import NotStackable
 from dlrun.stacking._stack import Stack
 from dlrun.stacking._step import StackedBatch, StackedStep
+from dlrun.streams import Stream
 from dlrun.trainer import Trainer
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}
@@ -25,7 +29,7 @@ def try_step(trainers: Sequence[Trainer], batch: StackedBatch) -> None:
         stack.fill_keys(0)
         found = StackedStep(trainers, stack)(batch, strict=True)
         for row in dict.fromkeys((0, len(trainers) - 1)):
-            alone = _lone_gradient(trainers[row], batch, row)
+            alone = _lone_gradient(trainers[row], batch.of(row))
             stacked = torch.cat([gradient[row].reshape(-1) for gradient in found.gradients.values()])
             error, norm = (alone - stacked).norm(), alone.norm()
             if torch.isfinite(norm) and not error <= TOLERANCE[norm.dtype] * norm:
@@ -38,18 +42,18 @@ def try_step(trainers: Sequence[Trainer], batch: StackedBatch) -> None:
         raise NotStackable(f"{what} ({reason[:200]})") from error
 
 
-def _lone_gradient(trainer: Trainer, batch: StackedBatch, row: int) -> Tensor:
-    """That of the first step, without leaving a trace."""
-    model = trainer.run.model
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    model.train()
-    try:
-        trainer._forward_backward(batch.of(row), 0, 1.0)
-        parameters = [p for group in trainer.run.optimizer.param_groups for p in group["params"]]
-        return torch.cat([parameter.grad.reshape(-1) for parameter in parameters])
-    finally:
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
-        for parameter in model.parameters():
-            parameter.grad = None
+def _lone_gradient(trainer: Trainer, batch: Batch) -> Tensor:
+    """That of the first step of a lone run, by a copy of its model."""
+    run = trainer.run
+    model = copy.deepcopy(run.model).train()
+    set_keys(model, trainer.seed, 0)
+    result = run.task(model, batch, Stream(trainer.seed, "task"))
+    objective = result.loss
+    for _, regularizer in trainer.penalties:
+        if (penalty := regularizer.penalty(model, result.outputs)) is not None:
+            objective = objective + penalty
+    objective.backward()
+    names = {id(parameter): name for name, parameter in run.model.named_parameters()}
+    named = dict(model.named_parameters())
+    order = [names[id(parameter)] for group in run.optimizer.param_groups for parameter in group["params"]]
+    return torch.cat([named[name].grad.reshape(-1) for name in order])  # type: ignore[union-attr]

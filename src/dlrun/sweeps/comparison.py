@@ -89,21 +89,27 @@ class Comparison:
         rows, found = self.board.rows, []
         for row in rows:
             if row.cells and (bad := len([job for job in row.jobs if job.status in ("diverged", "failed")])):
-                found.append(f"{row.label}: {bad} of {len(row.jobs)} runs failed or diverged and are left out of its mean")
+                found.append(
+                    f"{row.label}: {bad} of {len(row.jobs)} runs failed or diverged and are left out of its mean"
+                )
             if repeated := len([job for job in row.jobs if job.finished]) - len(row.cells):
                 found.append(f"{row.label}: {repeated} runs repeat the seed of another and are left out")
         if any(compared.verdict == OTHER_DATA for compared in self.rows):
             found.append("rows of other data than the reference's are not compared with it")
         pairs = [compared.found for compared in self.rows if compared.found and compared.found.p is not None]
         if any(not pair.paired for pair in pairs):
-            found.append("rows without common seeds on the same split are compared unpaired (Welch's t), which shows less")
+            found.append(
+                "rows without common seeds on the same split are compared unpaired (Welch's t), which shows less"
+            )
         if any(pair.folds for pair in pairs):
             found.append("folds share training data: their t test is corrected for it (Nadeau and Bengio 2003)")
         if not pairs and len(self.rows) > 1:
             found.append("one run of each row gives no verdict; add seeds=5, say")
         unequal = {tuple(sorted({cell[2] for cell in row.cells})) for row in rows if row.cells and row.others}
         if len(unequal) > 1:
-            found.append(f"rows differ in {', '.join(rows[0].others)}: means are over what each has, differences over common runs")
+            found.append(
+                f"rows differ in {', '.join(rows[0].others)}: means are over what each has, differences over common runs"
+            )
         return found
 
     def _difference(self, a: Row, b: Row, brief: bool = False) -> Difference | None:

@@ -25,6 +25,7 @@ from dlrun.registry import ConfigError
 from dlrun.sweeps.jobs import Job, job_id
 from dlrun.sweeps.manifest import without_passing
 
+
 class Composer:
     """Makes the jobs of one sweep.
 

@@ -134,20 +134,20 @@ def failed(job: Job, error: BaseException) -> Outcome:
     diverged = type(error).__name__ == "Diverged"
     if is_own(job):
         trace = "" if diverged or isinstance(error, ConfigError) else "".join(traceback.format_exception(error))
-        record(job, "failed", message, trace)
+        record(job, "failed", message, trace, overwrite=isinstance(error, SystemExit))
     return Outcome("diverged" if diverged else "failed", None, message)
 
 
-def record(job: Job, status: str, message: str, trace: str = "") -> None:
+def record(job: Job, status: str, message: str, trace: str = "", overwrite: bool = True) -> None:
     """Writes results.json of a run that could not do it itself, and its traceback into its log, unless another process is at
-    work there, or nothing can be written (a full disk)."""
+    work there, or nothing can be written (a full disk). `overwrite`: what the run, or an earlier attempt, says of its end."""
     folder = job.folder
     with contextlib.suppress(ConfigError, OSError), rundir.lock(folder, patience_s=1):
         if trace:
             with open(folder / rundir.LOG, "a", encoding="utf-8") as file:
                 file.write(trace)
         found = rundir.read_results(folder)
-        if found is None or found.get("status") in ("interrupted", "killed", "timeout"):  # else it has written its own
+        if found is None or overwrite:
             results = {"metrics": {}, "best": {}, **(found or {}), "status": status, "message": message}
             rundir.write_json(folder / rundir.RESULTS, results)
         if not rundir.is_run(folder):

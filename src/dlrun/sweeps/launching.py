@@ -12,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from dlrun.registry import validate
 from dlrun.sweeps import sweep
+from dlrun.sweeps.capacity import Settings
 from dlrun.sweeps.compose import Composer
 from dlrun.sweeps.jobs import Job, Outcome, Source
-from dlrun.sweeps.pool import Pool, Settings
+from dlrun.sweeps.pool import Pool
 from dlrun.sweeps.records import higher_is_better
 from dlrun.sweeps.table import Table
 

@@ -99,7 +99,7 @@ def read(folder: Path) -> Manifest | None:
             f"resume: {file} was written by {written} (format {version!r}; this one reads {FORMAT}); go on with that "
             "version, or start the sweep in a new folder"
         )
-    return Manifest(*(found[name] for name in _LISTS), FORMAT, code)
+    return Manifest(found["words"], found["hydra"], found["flags"], FORMAT, code)
 
 
 def refuse_other(folder: Path, started: Manifest) -> None:

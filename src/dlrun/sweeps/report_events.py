@@ -26,7 +26,9 @@ def write_events(folder: Path, curves: Iterable[tuple[str, Curve]]) -> None:
             begin = [event_pb2.Event(wall_time=0, file_version="brain.Event:2").SerializeToString()]
             events = files.setdefault(path, begin)
             for step, value in zip(curve.steps, values, strict=True):
-                summary = summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=f"epoch/{metric}", simple_value=value)])
+                summary = summary_pb2.Summary(
+                    value=[summary_pb2.Summary.Value(tag=f"epoch/{metric}", simple_value=value)]
+                )
                 events.append(event_pb2.Event(wall_time=step, step=step, summary=summary).SerializeToString())
     try:
         for old in folder.glob(f"*/*/{NAME}"):

@@ -104,7 +104,9 @@ def _effect(effect: Effect, comparison: Comparison) -> Iterable[str]:
         yield _table(["value", "mean", interval, "n", "runs"], list(level_cells(effect, board.confidence)))
     several = 1 < len(effect.lines) <= LINES
     what = "A line for each choice of the other settings" if several else "Means"
-    counts = sorted({level.sample.n for levels in (effect.lines.values() if several else [effect.levels]) for level in levels})
+    counts = sorted(
+        {level.sample.n for levels in (effect.lines.values() if several else [effect.levels]) for level in levels}
+    )
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     text = f"{caption}{what}, with the {interval} as bars; n = {n} for each point."
     yield _figure(draw_effect(effect, board.monitor, board.confidence), text)

@@ -16,7 +16,12 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS, DASHES = "osD^vP*", ("-", "--", "-.", ":", "-", "--", "-.")
 LINES = len(COLOURS)  # in one picture
 ROWS = 25  # with intervals, in one picture
-UNITS = {"accuracy": "share of samples", "top5": "share of samples", "loss": "mean per sample", "nll": "nats per sample"}
+UNITS = {
+    "accuracy": "share of samples",
+    "top5": "share of samples",
+    "loss": "mean per sample",
+    "nll": "nats per sample",
+}
 
 
 def picture(draw: Callable[[Any], None], width: float = 7.0, height: float = 4.2) -> bytes:
@@ -69,7 +74,9 @@ def draw_rows(rows: Sequence[Row], metric: str, confidence: float) -> bytes:
         for height, row in enumerate(reversed(kept)):
             axis.plot(row.values, [height] * len(row.values), "o", color="grey", markersize=3, alpha=0.6)
             _interval(axis, row.mean, height, row.sample.interval(confidence), COLOURS[0])
-        axis.set_yticks(range(len(kept)), [f"{_short(row.label)} (n = {row.size})" for row in reversed(kept)], fontsize=8)
+        axis.set_yticks(
+            range(len(kept)), [f"{_short(row.label)} (n = {row.size})" for row in reversed(kept)], fontsize=8
+        )
         axis.set_ylim(-0.7, len(kept) - 0.3)
         axis.set_xlabel(with_unit(metric))
 

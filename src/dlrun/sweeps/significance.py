@@ -127,7 +127,9 @@ def difference(
     if brief:
         return Difference(pairs.n, True, pairs.folds, pairs.mean, p=p, test=name)
     low, high = pairs.interval(confidence) or (None, None)
-    effect = hedges(pairs.n - 1) * pairs.mean / pairs.std if pairs.n > 2 and pairs.mean is not None and pairs.std else None
+    effect = (
+        hedges(pairs.n - 1) * pairs.mean / pairs.std if pairs.n > 2 and pairs.mean is not None and pairs.std else None
+    )
     return Difference(pairs.n, True, pairs.folds, pairs.mean, low, high, effect, p, name, signs)
 
 

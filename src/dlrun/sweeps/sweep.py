@@ -130,7 +130,13 @@ def frozen(jobs: Sequence[Job], folder: Path) -> list[Job]:
 
 
 def job_of(
-    sweep_folder: Path, number: int, overrides: list[str], folder: Path, config: dict[str, Any], job_id: str, problem: str
+    sweep_folder: Path,
+    number: int,
+    overrides: list[str],
+    folder: Path,
+    config: dict[str, Any],
+    job_id: str,
+    problem: str,
 ) -> Job:
     """The job that a launcher of Hydra's is about to run, as it was submitted; submitted now if a sweeper of Hydra's made it."""
     job = Job(number, overrides, config, folder, job_id, problem)
@@ -192,8 +198,15 @@ def _tell_other_code(folder: Path) -> None:
     if found is None or not found.code or found.code == now:
         return
     names = ("dlrun", "commit", "changes")
-    differing = [f"{n} {found.code.get(n, 'none')} then, {now.get(n, 'none')} now" for n in names if found.code.get(n) != now.get(n)]
-    print(f"dlrun: warning: {readable(folder)}: the code has changed since the sweep began ({'; '.join(differing)})", file=sys.stderr)
+    differing = [
+        f"{n} {found.code.get(n, 'none')} then, {now.get(n, 'none')} now"
+        for n in names
+        if found.code.get(n) != now.get(n)
+    ]
+    print(
+        f"dlrun: warning: {readable(folder)}: the code has changed since the sweep began ({'; '.join(differing)})",
+        file=sys.stderr,
+    )
 
 
 def _show(board: object) -> None:

@@ -69,9 +69,6 @@ class Table:
         """A line to be passed on."""
         self._say(line)
 
-    def tick(self) -> None:
-        """Time has passed; rich draws the table by itself."""
-
     def close(self) -> None:
         """The sweep is over."""
         if self.live:

@@ -49,7 +49,11 @@ def read_objective(given: str | Sequence[str] | None, direction: str | Sequence[
             raise ConfigError(f"{KEY}: '{name}' is refused: the test set is sealed; use val/{metric}")
         if split not in ("val", "train") or not metric:
             raise ConfigError(f"{KEY}: got '{name}'; expected val/<metric> or train/<metric>, such as val/loss")
-    each = [direction] * len(names) if isinstance(direction, str) else list(direction) * (len(names) if len(direction) == 1 else 1)
+    each = (
+        [direction] * len(names)
+        if isinstance(direction, str)
+        else list(direction) * (len(names) if len(direction) == 1 else 1)
+    )
     return Objective(names, tuple(map(_direction, names, each)), monitor)
 
 
@@ -91,7 +95,9 @@ def read_epochs(folder: Path) -> Epochs:
     return epochs
 
 
-def values_of(objective: Objective, folder: Path, best: float | None, seen: Mapping[int, Mapping[str, float]]) -> list[float]:
+def values_of(
+    objective: Objective, folder: Path, best: float | None, seen: Mapping[int, Mapping[str, float]]
+) -> list[float]:
     """The objectives of a finished run, at its best checkpoint.
 
     Args:

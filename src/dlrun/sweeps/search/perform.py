@@ -19,9 +19,10 @@ from dlrun.sweeps.search.batches import run_in_batches
 from dlrun.sweeps.search.objective import Objective, read_objective
 from dlrun.sweeps.search.settings import KEY, Settings, check, check_together, epochs_of, trial_limit
 from dlrun.sweeps.search.source import Search
-from dlrun.sweeps.search.space import Space, read_space
+from dlrun.sweeps.search.space import Space
 from dlrun.sweeps.search.study import check_packages, import_optuna, open_study
 from dlrun.sweeps.search.summary import best_trials, finish
+from dlrun.sweeps.search.words import read_space
 
 BATCH = 8  # jobs at a time with a launcher that runs several at once
 
@@ -69,8 +70,9 @@ def search(words: Sequence[str], given: Mapping[str, Any], launcher: Any, contex
 
 
 def _composed(composer: Composer, space: Space) -> Job:
-    """A job of the space; every option of every list has then been composed once, so that a misspelt one is found at once."""
-    return [composer.job(0, words) for words in space.corners()][0]
+    """A job of the space. Every option of every list is composed once, so that a misspelt one is found at once."""
+    jobs = [composer.job(0, words) for words in space.corners()]
+    return jobs[0]
 
 
 def _maker(composer: Composer, passing: list[str]) -> Any:

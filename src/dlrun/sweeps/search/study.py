@@ -92,7 +92,9 @@ def _journal(path: Path) -> Any:
 
 def _refuse_foreign(study: optuna.Study, place: str, name: str) -> None:
     if study.get_trials(deepcopy=False):
-        raise ConfigError(f"{KEY}.storage: the study '{name}' in {place} was not made by dlrun; choose another {KEY}.study")
+        raise ConfigError(
+            f"{KEY}.storage: the study '{name}' in {place} was not made by dlrun; choose another {KEY}.study"
+        )
 
 
 def _refuse_other(known: Any, about: Mapping[str, Any], place: str, name: str) -> None:

@@ -112,7 +112,9 @@ def _table(trials: Sequence[Any], space: Space, objective: Objective) -> list[li
         ended, began = trial.datetime_complete, trial.datetime_start
         seconds = round((ended - began).total_seconds(), 3) if ended and began else None
         values = trial.values if trial.values is not None and len(trial.values) == len(objective.names) else None
-        words = {p.name: p.word(trial.params[p.name]).partition("=")[2] for p in space.parameters if p.name in trial.params}
+        words = {
+            p.name: p.word(trial.params[p.name]).partition("=")[2] for p in space.parameters if p.name in trial.params
+        }
         table.append([
             trial.number, state_of(trial), *(values or [None] * len(objective.names)),
             *(words.get(name) for name in names), trial.last_step, seconds,
