@@ -23,7 +23,7 @@ from dlrun.suggest import check_keys, file_error, is_users
 from dlrun.sweeps import sweep
 from dlrun.sweeps.compose import resolved
 from dlrun.sweeps.job import perform_job
-from dlrun.sweeps.jobs import job_id
+from dlrun.sweeps.jobs import Job, job_id
 from dlrun.sweeps.manifest import without_passing
 
 run_folder: Path | None = None
@@ -108,9 +108,8 @@ def _perform_job(cfg: DictConfig, folder: Path, act: Callable[[dict[str, Any], P
     hydra_config = HydraConfig.get()
     config, problem = resolved(cfg)
     words = without_passing(hydra_config.overrides.task)
-    job = sweep.job_of(
-        Path(hydra_config.sweep.dir), hydra_config.job.num, words, folder, config, job_id(config), problem
-    )
+    job = Job(hydra_config.job.num, words, config, folder, job_id(config), problem)
+    job = sweep.as_submitted(Path(hydra_config.sweep.dir), job)
     try:
         outcome = perform_job(job, Path(hydra_config.sweep.dir), act, job_config)
     except Interrupted as error:

@@ -13,7 +13,6 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-
 LAUNCHER = {
     "_target_": "hydra_plugins.dlrun_sweeps.DlrunLauncher",
     "workers": "auto",

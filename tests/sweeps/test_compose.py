@@ -60,9 +60,14 @@ def test_ids_depend_on_what_affects_the_results(hydra) -> None:
     composer = Composer(hydra.config_loader, master, Path("s"))
     ids = [
         composer.job(0, words).id
-        for words in (["seed=1", "optimizer.lr=0.1"], ["optimizer.lr=0.1", "seed=1"], ["seed=1", "optimizer.lr=0.1", "callbacks=none"],
-                      ["seed=2", "optimizer.lr=0.1"], ["seed=1", "optimizer.lr=0.2"])
-    ]  # fmt: skip
+        for words in (
+            ["seed=1", "optimizer.lr=0.1"],
+            ["optimizer.lr=0.1", "seed=1"],
+            ["seed=1", "optimizer.lr=0.1", "callbacks=none"],
+            ["seed=2", "optimizer.lr=0.1"],
+            ["seed=1", "optimizer.lr=0.2"],
+        )
+    ]
     assert ids[0] == ids[1] == ids[2]
     assert len(set(ids)) == 3
 

@@ -1,4 +1,4 @@
-"""dlrun's own launcher: warm workers; what happens to a run that raises, is killed or hangs; numbers equal those of lone runs."""
+"""dlrun's own launcher: warm workers; what becomes of a run that raises, is killed or hangs; the numbers of lone runs."""
 
 from __future__ import annotations
 
@@ -149,12 +149,7 @@ def test_a_run_is_what_was_submitted(cli, tmp_path: Path, launcher: str) -> None
     done = cli(*sweep)
     assert (done.rc, "2 of 2 runs have another configuration by now" in done.stderr) == (0, True), done.stderr
     assert rundir.read_config(folder / "1", "run")["model"]["hidden"] == [4]
-    assert (
-        tensors(folder / "1")[
-            "layers.0.weight" if "layers.0.weight" in tensors(folder / "1") else next(iter(tensors(folder / "1")))
-        ].shape[0]
-        == 4
-    )
+    assert next(iter(tensors(folder / "1").values())).shape[0] == 4
     assert cli(*sweep, "rerun=true").rc == 0
     again = folder.with_name(folder.name + "_2")
     assert rundir.read_config(again / "1", "run")["model"]["hidden"] == [5]
@@ -168,7 +163,7 @@ def test_the_same_command_goes_on_in_the_same_folder(cli, tmp_path: Path) -> Non
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/**/*") if path.is_file()}
     done = cli(*reversed(words))
     assert (done.rc, done.stderr.count("finished already")) == (0, 2)
-    assert [path for path in (tmp_path / "outputs" / "multirun").iterdir()] == [folder]
+    assert list((tmp_path / "outputs" / "multirun").iterdir()) == [folder]
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/**/*") if path.is_file()} == before
     assert cli(*QUICK, "seed=0,2", "-m").rc == 0
     assert len(list((tmp_path / "outputs" / "multirun").iterdir())) == 2
@@ -328,8 +323,14 @@ def test_seeds_are_a_sweep(cli, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("peak", "total", "cores", "devices", "runs"),
-    [(1000.0, 80_000.0, 16, 1, 16), (10_000.0, 80_000.0, 16, 1, 5), (70_000.0, 80_000.0, 16, 1, 1), (100.0, 80_000.0, 16, 4, 4), (90_000.0, 80_000.0, 2, 1, 1)],
-)  # fmt: skip
+    [
+        (1000.0, 80_000.0, 16, 1, 16),
+        (10_000.0, 80_000.0, 16, 1, 5),
+        (70_000.0, 80_000.0, 16, 1, 1),
+        (100.0, 80_000.0, 16, 4, 4),
+        (90_000.0, 80_000.0, 2, 1, 1),
+    ],
+)
 def test_runs_are_packed_by_memory(peak: float, total: float, cores: int, devices: int, runs: int) -> None:
     """80,000 / (1.2 x 10,000 + 1,500) = 5.9: five runs; never more than there are cores, never none."""
     assert packed(peak, total, cores, devices) == runs

@@ -107,7 +107,7 @@ def test_folds_are_corrected_for_shared_training_data() -> None:
     found = difference(by_fold([1.0, 2.0, 3.0, 4.0, 5.0]), by_fold([0.0] * 5), confidence=0.95)
     assert (found.test, found.folds, found.signs) == ("corrected paired t", 5, None)
     assert found.p == pytest.approx(2 * stats.t.sf(2.8284271, 4), rel=1e-6)
-    half = stats.t.ppf(0.975, 4) * 1.0606602
+    half = stats.t.ppf(0.975, 4) * math.sqrt(1.125)
     assert (found.low, found.high) == pytest.approx((3 - half, 3 + half), rel=1e-6)
     assert found.p > stats.ttest_1samp([1.0, 2.0, 3.0, 4.0, 5.0], 0).pvalue
 

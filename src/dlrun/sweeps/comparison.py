@@ -15,9 +15,29 @@ from dlrun.sweeps.verdict import BETTER, NONE_SHOWN, WORSE, verdict
 
 OTHER_DATA = "not comparable (other data)"
 
-_TREATMENT = frozenset(
-    "root batch_size evaluation_batch_size val_fraction test_fraction split split_seed fold folds limit_train limit_val "
-    "limit_test normalize augmentation loader workers prefetch_factor cache".split()
+_TREATMENT = (
+    *(
+        "root",
+        "batch_size",
+        "evaluation_batch_size",
+        "val_fraction",
+        "test_fraction",
+        "split",
+        "split_seed",
+        "fold",
+        "folds",
+    ),
+    *(
+        "limit_train",
+        "limit_val",
+        "limit_test",
+        "normalize",
+        "augmentation",
+        "loader",
+        "workers",
+        "prefetch_factor",
+        "cache",
+    ),
 )
 """Settings of `data` that leave the data themselves as they are; which samples are evaluated is told by the split's hash."""
 

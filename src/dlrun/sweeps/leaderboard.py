@@ -123,26 +123,18 @@ class Leaderboard:
 
     def print(self, title: str | None = None, table_file: str = TABLE) -> None:
         """Prints the table to the terminal; of many rows the first, the others being in `table_file`."""
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.table import Table
-
         title = title or f"{self.folder}: {len(self.jobs)} runs, {self.failed} failed"
-        table = Table(title=escape(title), title_justify="left")
-        for name in self.names:
-            table.add_column(escape(name))
-        headings = (self.monitor, "std", interval_name(self.confidence), "n")
-        for name in (*headings, *(f"test/{name}" for name in self._test_names())):
-            table.add_column(name, justify="right")
-        table.add_column("status")
+        tests = [f"test/{name}" for name in self._test_names()]
+        heading = [*self.names, self.monitor, plus_minus(self.confidence), "std", "n", *tests, "status"]
+        rows = []
         for row in self.rows[:SHOWN]:
-            cells = [escape(shown(row.settings[name])) for name in self.names]
-            numbers = [row.mean, row.std, row.sample.interval(self.confidence), row.size]
-            tests = [self._test(row, name) for name in self._test_names()]
-            table.add_row(*cells, *map(figure, numbers), *map(figure, tests), row.statuses)
-        Console().print(table)
+            settings = [shown(row.settings[name]) for name in self.names]
+            half = half_width(row.sample.interval(self.confidence))
+            numbers = [row.mean, half, row.std, row.size, *(self._test(row, name) for name in self._test_names())]
+            rows.append([*settings, *map(figure, numbers), row.statuses])
+        print_table(title, heading, rows, left=[*range(len(self.names)), len(heading) - 1])
         if len(self.rows) > SHOWN:
-            Console().print(f"{len(self.rows) - SHOWN} more rows in {escape(str(self.folder / table_file))}")
+            print(f"{len(self.rows) - SHOWN} more rows in {self.folder / table_file}")
 
     def write_csv(self) -> None:
         """Writes leaderboard.csv (one line per run) into the sweep folder."""
@@ -183,17 +175,35 @@ def varied(settings: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def figure(value: Any) -> str:
-    """A number with five digits, a pair of them as an interval; "-" for None."""
-    if isinstance(value, tuple):
-        return " .. ".join(map(figure, value))
+    """A number with five digits; "-" for None."""
     if isinstance(value, float):
         return f"{value:.5g}"
     return "-" if value is None else str(value)
 
 
-def interval_name(confidence: float) -> str:
-    """`95 % interval`"""
-    return f"{100 * confidence:.4g} % interval"
+def half_width(interval: tuple[float, float] | None) -> float | None:
+    """What stands behind the plus-minus of a symmetric interval."""
+    return None if interval is None else (interval[1] - interval[0]) / 2
+
+
+def plus_minus(confidence: float) -> str:
+    """`± (95 %)`"""
+    return f"± ({100 * confidence:.4g} %)"
+
+
+def print_table(title: str, heading: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int]) -> None:
+    """Prints a table, its columns but those in `left` to the right; long cells are continued on the next line."""
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for column, name in enumerate(heading):
+        table.add_column(escape(name), justify="left" if column in left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    Console().print(table)
 
 
 def shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""sweep.yaml: the command of a sweep, the first file in its folder, so that a sweep can be continued wherever it was stopped."""
+"""sweep.yaml: the command of a sweep, the first file in its folder, so that it can be continued wherever it was stopped."""
 
 from __future__ import annotations
 

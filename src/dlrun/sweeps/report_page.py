@@ -11,16 +11,16 @@ from dlrun import rundir
 from dlrun.sweeps.comparison import Comparison
 from dlrun.sweeps.curves import Curve
 from dlrun.sweeps.effects import Effect
-from dlrun.sweeps.leaderboard import figure, interval_name
+from dlrun.sweeps.leaderboard import figure, half_width, plus_minus
 from dlrun.sweeps.report_plots import LINES, ROWS, draw_curves, draw_effect, draw_rows
 from dlrun.sweeps.report_table import UNBALANCED, level_cells, numbers_of
 
 SHOWN = 200  # rows of the table; compare.csv holds all
 STYLE = (
     "body{font:15px/1.45 sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;margin:.5rem 0 1.5rem;font-size:13px}td,th{padding:.2rem .6rem;border-bottom:1px solid #ccc;"
-    "text-align:right}td:first-child,th:first-child,td:last-child,th:last-child{text-align:left}figure{margin:1rem 0 2rem}"
-    "img{max-width:100%}figcaption,.note{color:#555;font-size:13px}"
+    "table{border-collapse:collapse;margin:.5rem 0 1.5rem;font-size:13px}td,th{padding:.2rem .6rem;text-align:right;"
+    "border-bottom:1px solid #ccc}td:first-child,th:first-child,td:last-child,th:last-child{text-align:left}"
+    "figure{margin:1rem 0 2rem}img{max-width:100%}figcaption,.note{color:#555;font-size:13px}"
 )
 
 
@@ -56,13 +56,19 @@ def write_page(
 def _rows(comparison: Comparison) -> list[str]:
     board = comparison.board
     to = "baseline" if comparison.chosen else "best"
-    interval = interval_name(board.confidence)
+    interval = plus_minus(board.confidence)
     heading = ["row", "mean", "std", interval, "n", f"difference to the {to}", interval]
     heading += ["p", "p (Holm)", "effect", "pairs", "runs", "verdict"]
     lines = []
     for compared in comparison.rows[:SHOWN]:
         row = compared.row
-        cells = [row.label, figure(row.mean), figure(row.std), figure(row.sample.interval(board.confidence)), row.size]
+        cells = [
+            row.label,
+            figure(row.mean),
+            figure(row.std),
+            figure(half_width(row.sample.interval(board.confidence))),
+            row.size,
+        ]
         lines.append([*cells, *numbers_of(compared), row.statuses, compared.verdict or f"({to})"])
     table = _table(heading, lines)
     left = len(comparison.rows) - SHOWN
@@ -73,7 +79,7 @@ def _rows_caption(comparison: Comparison, count: int) -> str:
     board = comparison.board
     first = f"The first {ROWS} of {count} rows. " if count > ROWS else ""
     return (
-        f"{first}{board.monitor}: each run (grey), the mean of each row and its {interval_name(board.confidence)} by "
+        f"{first}{board.monitor}: each run (grey), the mean of each row and its {100 * board.confidence:.4g} % interval by "
         f"Student's t; {len([job for job in board.jobs if job.finished])} runs, n of each row beside its name. Smaller is "
         "better."
     ).replace("Smaller", "Larger" if board.higher_is_better else "Smaller")
@@ -91,7 +97,6 @@ def _curves(curves: Sequence[tuple[str, Curve]]) -> Iterable[str]:
 def _effect(effect: Effect, comparison: Comparison) -> Iterable[str]:
     board = comparison.board
     yield f"<h2>Effect of {escape(effect.setting)}</h2>"
-    interval = interval_name(board.confidence)
     scale = {"linear": "", "log": ", log axis", "symlog": ", log axis (linear at 0)"}[effect.scale]
     caption = f"{board.monitor} by {effect.setting}{scale}. "
     if not effect.levels:
@@ -101,14 +106,16 @@ def _effect(effect: Effect, comparison: Comparison) -> Iterable[str]:
     if len(board.names) > 1:
         over = "the other settings" if effect.balanced else UNBALANCED
         yield f'<p class="note">Mean over {escape(over)}; n counts seeds (or folds).</p>'
-        yield _table(["value", "mean", interval, "n", "runs"], list(level_cells(effect, board.confidence)))
+        yield _table(
+            ["value", "mean", plus_minus(board.confidence), "n", "runs"], list(level_cells(effect, board.confidence))
+        )
     several = 1 < len(effect.lines) <= LINES
     what = "A line for each choice of the other settings" if several else "Means"
     counts = sorted(
         {level.sample.n for levels in (effect.lines.values() if several else [effect.levels]) for level in levels}
     )
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    text = f"{caption}{what}, with the {interval} as bars; n = {n} for each point."
+    text = f"{caption}{what}, with the {100 * board.confidence:.4g} % interval as bars; n = {n} for each point."
     yield _figure(draw_effect(effect, board.monitor, board.confidence), text)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from dlrun import rundir
 from dlrun.sweeps.comparison import Compared, Comparison
 from dlrun.sweeps.effects import Effect
-from dlrun.sweeps.leaderboard import SHOWN, figure, interval_name
+from dlrun.sweeps.leaderboard import SHOWN, figure, half_width, plus_minus, print_table
 from dlrun.sweeps.significance import Difference
 
 _NONE = Difference(0, False)
@@ -22,25 +22,25 @@ def print_comparison(comparison: Comparison, effects: Sequence[Effect]) -> None:
     compared = [row for row in comparison.rows if row.verdict]
     if compared:
         title = f"{board.monitor}: difference to {against}, {comparison.reference.label}"
-        heading = ("row", "difference", interval_name(board.confidence), "p", "p (Holm)", "effect", "pairs", "verdict")
-        rows = [(row.row.label, *numbers_of(row), row.verdict) for row in compared[:SHOWN]]
-        _print_table(title, heading, rows, left=(0, 7))
+        heading = ("row", "difference", plus_minus(board.confidence), "p (Holm)", "effect", "pairs", "verdict")
+        rows = [(row.row.label, *_without_p(row), row.verdict) for row in compared[:SHOWN]]
+        print_table(title, heading, rows, left=(0, 6))
     for effect in effects:
         if effect.levels and len(board.names) > 1:
             title = f"{effect.setting}: mean over {'the other settings' if effect.balanced else UNBALANCED}"
-            heading = ("value", board.monitor, interval_name(board.confidence), "n", "runs")
-            _print_table(title, heading, list(level_cells(effect, board.confidence)), left=(0,))
+            heading = ("value", board.monitor, plus_minus(board.confidence), "n", "runs")
+            print_table(title, heading, list(level_cells(effect, board.confidence)), left=(0,))
 
 
 UNBALANCED = "those values of the other settings that all have in common, or all if there are none"
 
 
 def level_cells(effect: Effect, confidence: float) -> Iterable[tuple[str, ...]]:
-    """Value, mean, interval, n and runs of each value of a setting, as text."""
+    """Value, mean, half of the interval, n and runs of each value of a setting, as text."""
     for level in effect.levels:
         sample = level.sample
-        interval = figure(sample.interval(confidence))
-        yield level.value, figure(sample.mean), interval, str(sample.n), str(level.runs)
+        half = figure(half_width(sample.interval(confidence)))
+        yield level.value, figure(sample.mean), half, str(sample.n), str(level.runs)
 
 
 def write_csv(comparison: Comparison, path: Path) -> None:
@@ -61,27 +61,20 @@ def write_csv(comparison: Comparison, path: Path) -> None:
 
 
 def numbers_of(compared: Compared) -> tuple[str, ...]:
-    """Difference, its interval, p, p after Holm, effect and pairs, as text."""
+    """Difference, half of its interval, p, p after Holm, effect and pairs, as text."""
     found = compared.found or _NONE
     interval = None if found.low is None or found.high is None else (found.low, found.high)
     pairs = str(found.n) if found.paired else "unpaired" if found.p is not None else "-"
     effect = "-" if found.effect is None else f"{found.effect:.2f}"
-    return figure(found.mean), figure(interval), chance(found.p), chance(compared.adjusted), effect, pairs
+    numbers = figure(found.mean), figure(half_width(interval))
+    return *numbers, chance(found.p), chance(compared.adjusted), effect, pairs
+
+
+def _without_p(compared: Compared) -> tuple[str, ...]:
+    numbers = numbers_of(compared)
+    return *numbers[:2], *numbers[3:]
 
 
 def chance(p: float | None) -> str:
     """A p value with two digits."""
     return "-" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.2g}"
-
-
-def _print_table(title: str, heading: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=escape(title), title_justify="left")
-    for number, name in enumerate(heading):
-        table.add_column(escape(name), justify="left" if number in left else "right")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    Console().print(table)

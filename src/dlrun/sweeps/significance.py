@@ -11,9 +11,11 @@ SciPy is imported when it is first needed; nothing here imports torch.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 POWER = 0.8
 LARGE = 2.0  # standard deviations: a difference that five pairs show with that power
@@ -150,9 +152,8 @@ def unpaired(a: Sample, b: Sample, confidence: float) -> Difference:
     if a.mean is None or b.mean is None:
         return Difference(n, False)
     mean = a.mean - b.mean
-    if n < 2 or not (a.error or b.error):
+    if a.error is None or b.error is None or a.std is None or b.std is None or not (a.error or b.error):
         return Difference(n, False, max(a.folds, b.folds), mean)
-    assert a.error is not None and b.error is not None and a.std is not None and b.std is not None
     error = math.hypot(a.error, b.error)
     freedom = error**4 / (a.error**4 / (a.n - 1) + b.error**4 / (b.n - 1))
     half = quantile((1 + confidence) / 2, freedom) * error
@@ -203,10 +204,17 @@ def bootstrap(a: Cells, b: Cells, confidence: float) -> tuple[float, float] | No
     pairs = sample_of({key: a[key] - b[key] for key in a if key in b})
     if pairs.n < 2 or pairs.folds:
         return None
-    values = np.asarray(pairs.values)
-    means = values[np.random.default_rng(0).integers(0, pairs.n, (RESAMPLES, pairs.n))].mean(axis=1)
+    means = np.asarray(pairs.values)[_resampled(pairs.n)].mean(axis=1)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+@functools.lru_cache(maxsize=8)
+def _resampled(n: int) -> Any:
+    """Which of n values each resample consists of, (RESAMPLES, n)."""
+    import numpy as np
+
+    return np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
 
 
 def hedges(freedom: int) -> float:

@@ -1,8 +1,8 @@
 """jobs.jsonl in the folder of a sweep: every job as it was submitted, written before any of them runs, and what became of each.
 
-First come lines of jobs, `{"job": 0, "id": ..., "overrides": [...], "folder": ..., "config": {...}}`, then, as things go on, lines of
-states, `{"job": 0, "state": "running", "at": ...}`. Lines are only ever added; one that was cut short (by a kill, a full disk) is
-passed over. What counts for a run is its own results.json.
+First come lines of jobs, `{"job": 0, "id": ..., "overrides": [...], "folder": ..., "config": {...}}`, then, as things go on,
+lines of states, `{"job": 0, "state": "running", "at": ...}`. Lines are only ever added; one that was cut short (by a kill, a
+full disk) is passed over. What counts for a run is its own results.json.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The sweep that this process is at: one process at a time, its command and jobs written first, its leaderboard however it ends.
+"""The sweep that this process is at: one process at a time, its command and jobs written first, its leaderboard at the end.
 
 BaseException
   Stopped        ends a sweep: Hydra would make a warning of an Exception raised in a hook, and go on after one in a run
@@ -26,8 +26,14 @@ _flags: list[str] = []
 _folder: Path | None = None
 _failed = 0
 _held = contextlib.ExitStack()
-_check: Callable[[dict[str, Any]], None] = lambda config: None
-work_begins: Callable[[], None] = lambda: None
+
+
+def _nothing(*_: Any) -> None:
+    pass
+
+
+_check: Callable[[dict[str, Any]], None] = _nothing
+work_begins: Callable[[], None] = _nothing
 """To be called when all is ready and the first job is about to run: from then on there may be something to tidy up."""
 
 
@@ -45,8 +51,8 @@ class Failed(Exception):
 
 def prepare(
     flags: list[str],
-    begins: Callable[[], None] = lambda: None,
-    check: Callable[[dict[str, Any]], None] = lambda config: None,
+    begins: Callable[[], None] = _nothing,
+    check: Callable[[dict[str, Any]], None] = _nothing,
 ) -> None:
     """Forgets the sweep before.
 
@@ -129,22 +135,13 @@ def frozen(jobs: Sequence[Job], folder: Path) -> list[Job]:
     return [known.get(job.number, job) for job in jobs]
 
 
-def job_of(
-    sweep_folder: Path,
-    number: int,
-    overrides: list[str],
-    folder: Path,
-    config: dict[str, Any],
-    job_id: str,
-    problem: str,
-) -> Job:
-    """The job that a launcher of Hydra's is about to run, as it was submitted; submitted now if a sweeper of Hydra's made it."""
-    job = Job(number, overrides, config, folder, job_id, problem)
-    before = submitted.read(sweep_folder).get(number)
+def as_submitted(sweep_folder: Path, job: Job) -> Job:
+    """A job that a launcher of Hydra's is about to run, as it was submitted; submitted now if a sweeper of Hydra's made it."""
+    before = submitted.read(sweep_folder).get(job.number)
     if before is None:
         submitted.add(sweep_folder, [job])
         return job
-    return before if before.overrides == overrides else job
+    return before if before.overrides == job.overrides else job
 
 
 def release() -> None:

@@ -1,8 +1,8 @@
 """The worker processes of a sweep, from the side of the main process: starting one, talking to it, ending it.
 
 The main process imports no torch. A fork server (`warm_up`) imports it while the jobs are being composed; every worker is
-forked from it, also the one that replaces a worker that was killed. Where there is no fork, each worker imports for itself. They talk
-over a pipe:
+forked from it, also the one that replaces a worker that was killed. Where there is no fork, each worker imports for itself.
+They talk over a pipe:
 
     main -> worker   (jobs, options)      what to run: one job, or several as one stacked model
     worker -> main   ("begun", number), ("report", number, epoch, metrics), ("ended", number, outcome), ("said", line),
