@@ -69,7 +69,7 @@ def varied(config: Config, values: Config) -> Config:
 def members(model: str, optimizer: str, steps: int) -> list[Config]:
     """Six configurations that may be stacked."""
     config = composed(
-        *MODELS[model], f"optimizer={optimizer}", "regularization=[l2]", "data=digits", "data.batch_size=64", "device=cpu",
+        *MODELS[model], f"optimizer={optimizer}", "regularization=[l2]", "data=digits", "data.batch_size=32", "device=cpu",
         "callbacks=none", f"trainer.steps={steps}", "trainer.threads=1", "trainer.memory_format=contiguous",
         "scheduler.warmup_epochs=0.5",
     )  # fmt: skip
@@ -142,7 +142,7 @@ def distances(configs: Sequence[Config], folder: Path, double: bool) -> list[tup
 def measure_distances(double: bool, steps: int, models: Sequence[str], optimizers: Sequence[str]) -> None:
     """Prints a line for each model and optimizer."""
     print(
-        f"{'float64' if double else 'float32'}, {steps} steps, batch 64, 6 members, one thread: relative L2 distances"
+        f"{'float64' if double else 'float32'}, {steps} steps, batch 32, 6 members, one thread: relative L2 distances"
     )
     bound = "above 1e-7 and 100 x nudged" if double else "above 1e-2 (nudged)"
     print(f"| model | optimizer | worst | median | nudged: worst | {bound} |\n|---|---|---|---|---|---|")

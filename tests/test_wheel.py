@@ -107,3 +107,12 @@ def test_sweep_from_elsewhere(elsewhere: Path, tmp_path: Path) -> None:
     done = run(elsewhere / "dlrun", *words, cwd=tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "s").rglob("results.json"))) == 2
+
+
+def test_a_sweep_runs_by_workers(elsewhere: Path, tmp_path: Path) -> None:
+    """Hydra finds dlrun's launcher and sweeper in the wheel; the workers import it there."""
+    words = ("model=linear", "data=xor", "trainer.fast_dev_run=true", "device=cpu", "callbacks=none", "seeds=2")
+    done = run(elsewhere / "dlrun", *words, "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    statuses = [json.loads((tmp_path / "sweep" / n / "results.json").read_text())["status"] for n in "01"]
+    assert statuses == ["finished"] * 2

@@ -129,17 +129,17 @@ def test_limits_come_after_the_folds() -> None:
 def test_statistics_come_from_the_other_folds() -> None:
     """Mean and deviation of inputs and targets are NumPy's over the training rows of the fold, and validation is normalised
     by them."""
-    node = {"name": "poly1d", "samples": 200, "noise": 1.0}
-    for data in modules(node, 3):
+    sizes = []
+    for data in modules({"name": "poly1d", "samples": 200, "noise": 1.0}, 3):
         samples, _ = data.source.train()
-        train, val = (data.source_rows(name, list(range(n))) for name, n in (("train", 107), ("val", 53)))
         x, y = samples.inputs.double().numpy(), samples.targets.double().numpy()
-        assert (data.spec.num_train, data.spec.num_val, data.spec.num_test) in ((107, 53, 40), (106, 54, 40))
-        if data.spec.num_train == 107:
-            np.testing.assert_allclose(data.spec.mean, x[train].mean(0), rtol=1e-6)
-            np.testing.assert_allclose(data.spec.target.std, y[train].std(0), rtol=1e-6)
-            inputs = torch.cat([batch.inputs for batch in data.split("val")])
-            np.testing.assert_allclose(inputs, (x[val] - x[train].mean(0)) / x[train].std(0), atol=1e-5)
+        sizes.append((data.spec.num_train, data.spec.num_val))
+        train, val = (data.source_rows(name, list(range(n))) for name, n in zip(("train", "val"), sizes[-1], strict=True))
+        np.testing.assert_allclose(data.spec.mean, x[train].mean(0), rtol=1e-6)
+        np.testing.assert_allclose(data.spec.target.std, y[train].std(0), rtol=1e-6)
+        inputs = torch.cat([batch.inputs for batch in data.split("val")])
+        np.testing.assert_allclose(inputs, (x[val] - x[train].mean(0)) / x[train].std(0), atol=1e-5)
+    assert sizes == [(106, 54), (107, 53), (107, 53)]
 
 
 def test_streamed_and_resident_folds_are_the_same(tmp_path: Path) -> None:

@@ -44,13 +44,13 @@ def same_bits(lab: Any, pairs: list[tuple[str, str]]) -> None:
     ("model", "optimizer"), [("mlp", "adam"), ("mlp", "momentum"), ("lenet", "adam"), ("lenet_bn", "sgd")]
 )
 def test_divergence(model: str, optimizer: str, lab: Any) -> None:
-    """In float32 the others are bit for bit those of a stack without the member that diverges, which ends as it would alone."""
+    """In float32 the others are bit for bit those of a stack in which nobody diverges; the member ends as it would alone."""
     configs = four(lab, model, optimizer)
     bad = lab.varied(configs[2], {"optimizer.lr": 1e30})
     outcomes = lab.stack([*configs[:2], bad, configs[3]], "with")
     assert [outcome.status for outcome in outcomes] == ["finished", "finished", "diverged", "finished"]
-    lab.stack([*configs[:2], configs[3]], "without")
-    same_bits(lab, [("with/0", "without/0"), ("with/1", "without/1"), ("with/3", "without/2")])
+    lab.stack(configs, "whole")
+    same_bits(lab, [(f"with/{number}", f"whole/{number}") for number in (0, 1, 3)])
     results = json.loads((lab.folder / "with" / "2" / rundir.RESULTS).read_text())
     alone = lab.build(bad, "alone")
     with pytest.raises(Diverged) as raised:
@@ -59,6 +59,16 @@ def test_divergence(model: str, optimizer: str, lab: Any) -> None:
     assert results["message"] == outcomes[2].message == str(raised.value)
     assert results["divergence"] == raised.value.details
     assert results["steps"] == alone.run.step
+
+
+def test_a_stack_without_it(lab: Any) -> None:
+    """Where widths are multiples of what the processor adds at once, it makes no difference whether a member is there."""
+    words = ("model=mlp", "model.hidden=[64,32]", "model.batch_norm=true")
+    configs = [lab.varied(lab.config(*words), {"seed": number, "optimizer.lr": 0.01}) for number in range(4)]
+    configs[2]["optimizer"]["lr"] = 1e30
+    lab.stack(configs, "with")
+    lab.stack([*configs[:2], configs[3]], "without")
+    same_bits(lab, [("with/0", "without/0"), ("with/1", "without/1"), ("with/3", "without/2")])
 
 
 @pytest.mark.parametrize("left", [1, 2])
@@ -75,14 +85,14 @@ def test_down_to_few(left: int, lab: Any) -> None:
 
 
 def test_early_stopping(lab: Any) -> None:
-    """A member that stops early is tested and done with; the others go on, bit for bit as without it."""
+    """A member that stops early is tested and done with; the others go on, bit for bit as beside it."""
     configs = four(lab, "mlp")
     stopping = lab.varied(configs[2], {"trainer.patience": 1, "trainer.min_delta": 100.0})
     outcomes = lab.stack([*configs[:2], stopping, configs[3]], "with")
     assert [outcome.status for outcome in outcomes] == ["finished"] * 4
     assert [outcome.epochs for outcome in outcomes] == [6, 6, 2, 6]
-    lab.stack([*configs[:2], configs[3]], "without")
-    same_bits(lab, [("with/0", "without/0"), ("with/1", "without/1"), ("with/3", "without/2")])
+    lab.stack(configs, "whole")
+    same_bits(lab, [(f"with/{number}", f"whole/{number}") for number in (0, 1, 3)])
     results = json.loads((lab.folder / "with" / "2" / rundir.RESULTS).read_text())
     assert results["status"] == "finished"
     assert (results["epochs"], results["steps"]) == (2, 20)
@@ -138,7 +148,7 @@ def test_a_member_that_fails(lab: Any) -> None:
 @pytest.mark.parametrize("step", [14, 20])
 def test_interrupted_and_gone_on_with_alone(step: int, lab: Any) -> None:
     """At SIGTERM all members write a checkpoint of that step, from which each can be finished alone."""
-    configs = four(lab, "mlp")
+    configs = four(lab, "mlp", "sgd")
     trainers = [lab.build(config, f"cut/{number}") for number, config in enumerate(configs)]
     trainers[1].callbacks.append(Signal(step))
     outcomes = lab.fit(trainers)
@@ -153,7 +163,7 @@ def test_interrupted_and_gone_on_with_alone(step: int, lab: Any) -> None:
         train({**trainer.run.config, "resume": str(folder)}, folder)
         results = json.loads((folder / rundir.RESULTS).read_text())
         assert (results["status"], results["steps"]) == ("finished", 60)
-        assert lab.distance(lab.weights(f"cut/{number}"), lab.weights(f"whole/{number}")) < 1e-2
+        assert lab.distance(lab.weights(f"cut/{number}"), lab.weights(f"whole/{number}")) < 1e-3
 
 
 def test_a_second_signal_ends_all_at_once(lab: Any) -> None:

@@ -400,11 +400,47 @@ def test_a_real_sweep_is_compared(cli: Callable, tmp_path: Path) -> None:
         best, worst = csv.DictReader(file)
     assert (best["optimizer.lr"], best["n"], worst["pairs"]) == ("0.02", "2", "2")
     assert float(worst["difference"]) > 0
-    hparams = [
-        EventAccumulator(str(path)).Reload().summary_metadata for path in sorted(Path("sweep").glob("*/tensorboard"))
-    ]
-    assert len(hparams) == 4
-    assert all(
-        {"_hparams_/experiment", "_hparams_/session_start_info", "_hparams_/session_end_info"} <= set(m)
-        for m in hparams
-    )
+    experiment, sessions = dashboard(Path("sweep"))
+    assert {"optimizer.lr", "seed", "model.name"} <= {info.name for info in experiment.hparam_infos}
+    shown = {
+        (group.hparams["optimizer.lr"].number_value, group.hparams["seed"].number_value): group for group in sessions
+    }
+    assert sorted(shown) == [(0.0001, 0), (0.0001, 1), (0.02, 0), (0.02, 1)]
+    values = {value.name.tag: value.value for value in shown[0.02, 0].metric_values}
+    results = json.loads(Path("sweep/0/results.json").read_text())["metrics"]
+    for name in ("val/loss", "test/accuracy"):
+        split, metric = name.split("/")
+        assert values[f"final/{name}"] == pytest.approx(results[split][metric], rel=1e-6)
+
+
+def dashboard(folder: Path) -> tuple:
+    """What TensorBoard's HParams plugin shows of a folder: the columns, and a row for each run."""
+    from tensorboard import context
+    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
+
+    found = EventMultiplexer().AddRunsFromDirectory(str(folder)).Reload()
+    backend = backend_context.Context(TBContext(data_provider=MultiplexerDataProvider(found, str(folder))))
+    request = context.RequestContext()
+    experiment = backend.experiment_from_metadata(request, "", True, backend.hparams_metadata(request, ""), [])
+    columns = [api_pb2.ColParams(metric=info.name) for info in experiment.metric_infos]
+    columns += [api_pb2.ColParams(hparam=info.name) for info in experiment.hparam_infos]
+    asked = api_pb2.ListSessionGroupsRequest(slice_size=100, allowed_statuses=range(4), col_params=columns)
+    return experiment, list_session_groups.Handler(request, backend, "", asked).run().session_groups
+
+
+def test_a_failed_run_takes_no_column_of_the_others(tmp_path: Path) -> None:
+    """TensorBoard takes the columns of HParams from the first run that names any; one that failed early has no metrics."""
+    from dlrun.callbacks._events import EventWriter
+    from dlrun.callbacks._summaries import hyperparameters
+
+    for name, finals in (("0", {}), ("1", {"final/val/loss": 0.5})):
+        writer = EventWriter(tmp_path / name)
+        writer.scalars(finals, 1)
+        writer.values(hyperparameters({"optimizer": {"lr": 0.1}}, finals, finished=bool(finals)), 1)
+        writer.close()
+    experiment, sessions = dashboard(tmp_path)
+    assert [info.name.tag for info in experiment.metric_infos] == ["final/val/loss"]
+    assert sorted(group.sessions[0].status for group in sessions) == [1, 2]  # success, failure

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +21,7 @@ import yaml
 from dlrun import rundir
 from dlrun.sweeps import submitted
 from dlrun.sweeps.capacity import packed
+from dlrun.sweeps.job import is_own, record
 
 pytestmark = pytest.mark.xdist_group("launcher")  # one fork server
 
@@ -87,14 +91,14 @@ def test_runs_that_fail_are_recorded_and_the_others_go_on(cli, tmp_path: Path, t
     the third their tracebacks in their own log; the others finish; exit code 4."""
     kinds = "callbacks.trouble.kind=none,raise,kill,hang,exit,leave,none"
     words = [word for word in QUICK if not word.startswith("callbacks")]
-    done = cli(*words, *trouble, kinds, "launcher.timeout=4", "hydra.sweep.dir=sweep", "-m")
+    done = cli(*words, *trouble, kinds, "launcher.timeout=12", "hydra.sweep.dir=sweep", "-m")
     sweep = tmp_path / "sweep"
     assert done.rc == 4, done.stderr
     assert statuses(sweep, 7) == ["finished", "failed", "killed", "timeout", "failed", "killed", "finished"]
     messages = [results(sweep / str(number)).get("message", "") for number in range(7)]
     assert "the disk is on fire" in messages[1]
     assert "SIGKILL" in messages[2]
-    assert "launcher.timeout=4" in messages[3]
+    assert "launcher.timeout=12" in messages[3]
     assert "sys.exit(2)" in messages[4]
     assert "exit code 7" in messages[5]
     assert "RuntimeError: the disk is on fire" in (sweep / "1" / "dlrun.log").read_text()
@@ -334,3 +338,66 @@ def test_seeds_are_a_sweep(cli, tmp_path: Path) -> None:
 def test_runs_are_packed_by_memory(peak: float, total: float, cores: int, devices: int, runs: int) -> None:
     """80,000 / (1.2 x 10,000 + 1,500) = 5.9: five runs; never more than there are cores, never none."""
     assert packed(peak, total, cores, devices) == runs
+
+
+def test_a_run_that_was_killed_before_it_had_a_folder_is_run_again(cli, tmp_path: Path) -> None:
+    """What is recorded of it does not make another run of its folder; a folder that another run has taken stays as it is."""
+    assert cli(*SWEEP).rc == 0
+    sweep = tmp_path / "sweep"
+    job = submitted.read(sweep)[1]
+    shutil.rmtree(sweep / "1")
+    record(job, "killed", "its process was killed by SIGKILL")
+    assert (results(sweep / "1")["status"], is_own(job)) == ("killed", True)
+    assert cli(*SWEEP).rc == 0
+    assert statuses(sweep, 3) == ["finished"] * 3
+    before = {path: path.read_bytes() for path in (sweep / "2").rglob("*") if path.is_file()}
+    record(dataclasses.replace(job, folder=sweep / "2"), "killed", "its process was killed by SIGKILL")
+    assert {path: path.read_bytes() for path in (sweep / "2").rglob("*") if path.is_file()} == before
+
+
+def test_workers_that_cannot_begin(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, exit code 1, and the sweep goes on when they can."""
+    with monkeypatch.context() as patch:
+        patch.setattr("dlrun.sweeps.workers.MODULE", "nothing_of_this_name")
+        done = cli(*SWEEP)
+    assert (done.rc, "workers in a row did not begin: its process ended with exit code 1" in done.stderr) == (1, True)
+    assert cli(*SWEEP).rc == 0
+    assert statuses(tmp_path / "sweep", 3) == ["finished"] * 3
+
+
+def test_a_full_disk_when_the_jobs_are_written(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, nothing half written; with room again the sweep is run."""
+    original = os.write
+
+    def full(handle: int, data: Any) -> int:
+        if b'"config"' in bytes(data):
+            original(handle, bytes(data)[:100])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(handle, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dlrun.sweeps.submitted.os.write", full)
+        done = cli(*SWEEP)
+    assert (done.rc, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    assert "No space left on device" in done.stderr
+    assert "jobs.jsonl" in done.stderr
+    assert cli(*SWEEP).rc == 0
+    assert statuses(tmp_path / "sweep", 3) == ["finished"] * 3
+    assert submitted.states(tmp_path / "sweep") == dict.fromkeys(range(3), "finished")
+
+
+def test_two_sweeps_on_one_folder(cli, tmp_path: Path) -> None:
+    """The second is refused in one line that names the process at work."""
+    process = start(tmp_path, *LONG)
+    wait_for(lambda: (tmp_path / "sweep" / "0" / rundir.LAST).exists())
+    done = cli(*LONG)
+    process.terminate()
+    process.communicate(timeout=90)
+    assert (done.rc, f"in use by process {process.pid}" in done.stderr, len(done.stderr.splitlines())) == (1, True, 1)
+
+
+def test_the_main_process_imports_no_torch(tmp_path: Path) -> None:
+    """Neither to compose, nor to listen, nor for the leaderboard."""
+    code = f"import sys\nfrom dlrun.cli import run\ncode = run({[*SWEEP]!r})\nprint(code, 'torch' in sys.modules)\n"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "0 False", done.stderr

@@ -22,7 +22,7 @@ LAUNCHERS = {
     "basic": (),
     "joblib": ("hydra.launcher.n_jobs=2",),
     "submitit_local": ("hydra.launcher.timeout_min=5",),
-    "ray": ("hydra.launcher.ray.init.num_cpus=2",),
+    "ray": ("+hydra.launcher.ray.init.num_cpus=2",),
 }
 MODULES = {"joblib": "hydra_plugins.hydra_joblib_launcher", "submitit_local": "submitit", "ray": "ray"}
 each = pytest.mark.parametrize("launcher", LAUNCHERS)

@@ -48,7 +48,7 @@ def test_pruning_is_off_where_nobody_listens(cli, tmp_path: Path) -> None:
 
 def test_params_of_a_configuration_file(cli, tmp_path: Path) -> None:
     """hydra.sweeper.params is the space too; the command line beats it."""
-    done = cli(*QUICK, BASIC, "hydra.sweeper.sampler=grid", "+hydra.sweeper.params.optimizer=choice(adam,sgd)",
+    done = cli(*QUICK, BASIC, "hydra.sweeper.sampler=grid", "+hydra.sweeper.params.optimizer='choice(adam,sgd)'",
                "+hydra.sweeper.params.seed=3", "seed=range(2)")  # fmt: skip
     assert done.rc == 0, done.stderr
     words = [yaml.safe_load((tmp_path / f"sweep/{n}/.hydra/overrides.yaml").read_text()) for n in range(4)]

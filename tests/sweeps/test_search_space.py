@@ -45,9 +45,9 @@ def test_hydras_words_are_the_space(value: str, expected: tuple) -> None:
 
 
 def test_lists_are_choices_as_they_are_written() -> None:
-    """Options, numbers and quoted text stay the words that they were; a value that is given twice counts once."""
+    """As Hydra's grids write them; a value that is given twice counts once."""
     found = space("optimizer=adam,sgd", "a=choice(1,'x y',1,true)", "+b=shuffle(3,1,2)")
-    assert [p.choices for p in found.parameters] == [("adam", "sgd"), ("1", "'x y'", "true"), ("3", "1", "2")]
+    assert [p.choices for p in found.parameters] == [("adam", "sgd"), ("1", "x\\ y", "True"), ("3", "1", "2")]
     assert found.parameters[2].word("1") == "+b=1"
 
 

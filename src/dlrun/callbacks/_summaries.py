@@ -51,7 +51,8 @@ def flat_settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, str 
 
 def hyperparameters(config: Mapping[str, Any], metrics: Iterable[str], finished: bool) -> list[Any]:
     """What HParams reads: the settings, the tags of the final metrics, and how the run ended. It belongs into the run's
-    own event file; `SummaryWriter.add_hparams` would open a second run for it."""
+    own event file; `SummaryWriter.add_hparams` would open a second run for it. TensorBoard takes its columns from the first
+    run that names any, so only a finished run does: one that failed would leave its sweep without columns of metrics."""
     from tensorboard.plugins.hparams.api_pb2 import Status
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
     from torch.utils.tensorboard.summary import hparams
@@ -62,7 +63,8 @@ def hyperparameters(config: Mapping[str, Any], metrics: Iterable[str], finished:
         ended = HParamsPluginData.FromString(end.value[0].metadata.plugin_data.content)
         ended.session_end_info.status = Status.Value("STATUS_FAILURE")
         end.value[0].metadata.plugin_data.content = ended.SerializeToString()
-    return [value for summary in (experiment, start, end) for value in summary.value]
+    told = (experiment, start, end) if finished else (start, end)
+    return [value for summary in told for value in summary.value]
 
 
 def model_graph(model: nn.Module, inputs: Tensor, device: torch.device) -> bytes | None:

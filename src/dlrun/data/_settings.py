@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from dlrun.registry import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
@@ -16,7 +18,11 @@ class DataSettings:
     Args:
         root: folder that holds the data sets; null: the environment variable DLRUN_DATA_DIR, else a per-user cache.
         batch_size: samples per training minibatch; the last one of an epoch may be smaller.
-        val_fraction: share of the training samples held out for validation, drawn at random (stratified for classes).
+        val_fraction: share of the training samples held out for validation, drawn at random (stratified for classes);
+            not used with folds.
+        folds: number of folds for cross-validation: training and validation samples, never the test set, are cut at random into
+            so many parts of the same size (stratified for classes), one of which is the validation set; null: none.
+        fold: which of them, from 0.
         test_fraction: share held out as the test set where the data set publishes none.
         split_seed: seed of the random split, apart from `seed` so that runs with other seeds share a split.
         limit_train: use only this many training samples, a random subset (stratified for classes); null: all.
@@ -38,6 +44,8 @@ class DataSettings:
     root: str | None = None
     batch_size: Annotated[int, Gt(0)] = 128
     val_fraction: Annotated[float, Gt(0), Lt(1)] = 0.1
+    folds: Annotated[int, Ge(2)] | None = None
+    fold: Annotated[int, Ge(0)] = 0
     test_fraction: Annotated[float, Gt(0), Lt(1)] = 0.2
     split_seed: Annotated[int, Ge(0)] = 0
     limit_train: Annotated[int, Gt(0)] | None = None
@@ -50,3 +58,9 @@ class DataSettings:
     prefetch_factor: Annotated[int, Gt(0), Le(256)] = 2
     evaluation_batch_size: Annotated[int, Gt(0)] | Literal["auto"] = "auto"
     cache: bool = True
+
+    def __post_init__(self) -> None:
+        if self.folds is None and self.fold:
+            raise ConfigError(f"data.fold: got {self.fold}, but data.folds is null; set data.folds to the number of folds")
+        if self.folds is not None and self.fold >= self.folds:
+            raise ConfigError(f"data.fold: got {self.fold}; expected 0 to {self.folds - 1}, as data.folds is {self.folds}")

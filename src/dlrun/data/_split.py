@@ -28,12 +28,12 @@ def split_rows(
     Args:
         targets: targets of all samples, as in `TargetKind`.
         kind: kind of the targets; those with classes are stratified.
-        settings: fractions, limits and seed.
+        settings: fractions or folds, limits and seed.
         published: whether the test set is published apart.
         fixed: (training and validation, test) rows where the data set prescribes them.
 
     Raises:
-        ConfigError: a split would be empty.
+        ConfigError: a split, or a fold, would be empty.
     """
     strata = strata_of(targets, kind)
     rows: dict[str, Tensor] = {}
@@ -42,7 +42,10 @@ def split_rows(
         pool, rows["test"] = fixed
     elif not published:
         pool, rows["test"] = _hold_out(pool, strata, "test", settings.test_fraction, settings.split_seed)
-    rows["train"], rows["val"] = _hold_out(pool, strata, "val", settings.val_fraction, settings.split_seed)
+    if settings.folds is not None:
+        rows["train"], rows["val"] = _leave_fold(pool, strata, settings.folds, settings.fold, settings.split_seed)
+    else:
+        rows["train"], rows["val"] = _hold_out(pool, strata, "val", settings.val_fraction, settings.split_seed)
     for name in rows:
         rows[name] = limit_rows(rows[name], strata, name, getattr(settings, f"limit_{name}"), settings.split_seed)
         if len(rows[name]) == 0:
@@ -97,3 +100,17 @@ def _hold_out(rows: Tensor, strata: Tensor, name: str, fraction: float, seed: in
         )
     order = stratified_order(strata[rows], streams.generator(seed, f"split/{name}"))
     return rows[order[count:]], rows[order[:count]]
+
+
+def _leave_fold(rows: Tensor, strata: Tensor, folds: int, fold: int, seed: int) -> tuple[Tensor, Tensor]:
+    """(all other folds, fold number `fold`) of `rows`.
+
+    In random order, but one stratum after the other, the samples are dealt out to the folds in turn: each comes into one fold,
+    and two folds differ by one sample at most, in size and in what they hold of a stratum.
+    """
+    if folds > len(rows):
+        raise ConfigError(f"data.folds: got {folds}; at most {len(rows)}, the number of training and validation samples")
+    shuffled = rows[torch.randperm(len(rows), generator=streams.generator(seed, "split/folds"))]
+    dealt = shuffled[torch.argsort(strata[shuffled], stable=True)]
+    held_out = torch.arange(len(dealt)) % folds == fold
+    return dealt[~held_out], dealt[held_out]

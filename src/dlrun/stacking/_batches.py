@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import torch
 
@@ -13,28 +13,24 @@ from dlrun.trainer import Trainer
 
 class StackedBatches:
     """An epoch of the members, from the minibatch on where they stand. Members of one seed see the same samples, which are
-    gathered once.
+    gathered once; if all have one, they are given as one minibatch for all.
 
     Args:
         trainers: of the members, whose data are the same but for order and augmentation.
-        shared: whether they are given as one minibatch for all; None: if all have the same seed. It is kept when members
-            leave, since other kernels may round otherwise.
+        left: numbers of those that have left the stack, which get the samples of another.
     """
 
-    def __init__(self, trainers: Sequence[Trainer], shared: bool | None = None) -> None:
-        self.seeds = [trainer.seed for trainer in trainers]
-        self.shared = len(set(self.seeds)) == 1 if shared is None else shared
-        self._epochs = {t.seed: t.run.data.epoch(t.run.epoch, t.batch) for t in reversed(trainers)}
+    def __init__(self, trainers: Sequence[Trainer], left: Container[int] = ()) -> None:
+        self.shared = len({trainer.seed for trainer in trainers}) == 1
+        there = [trainer for row, trainer in enumerate(trainers) if row not in left]
+        self._epochs = {t.seed: t.run.data.epoch(t.run.epoch, t.batch) for t in reversed(there)}
+        self._seeds = [there[0].seed if row in left else trainer.seed for row, trainer in enumerate(trainers)]
 
     def next(self) -> StackedBatch:
         """The next minibatch of each member."""
         batches: dict[int, Batch] = {seed: next(epoch) for seed, epoch in self._epochs.items()}
         if self.shared:
-            return StackedBatch(*batches[self.seeds[0]], shared=True)
-        members = [batches[seed] for seed in self.seeds]
-        return StackedBatch(*(torch.stack(parts) for parts in zip(*members, strict=True)), shared=False)
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Goes on with these members only."""
-        self.seeds = [self.seeds[row] for row in rows]
-        self._epochs = {seed: epoch for seed, epoch in self._epochs.items() if seed in self.seeds}
+            return StackedBatch(*batches[self._seeds[0]], shared=True)
+        members = [batches[seed] for seed in self._seeds]
+        inputs, targets, indices = (torch.stack(parts) for parts in zip(*members, strict=True))
+        return StackedBatch(inputs, targets, indices, shared=False)

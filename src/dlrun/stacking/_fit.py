@@ -3,7 +3,10 @@
 fit:  for each epoch
         for each batch: keys of dropout, forward, losses + penalties, backward, clip, update, project
             a member whose step is not finite ends before the update
-        each member: evaluate, keep the best, checkpoint, stop early; one that has ended is tested and leaves the stack
+        each member: evaluate, keep the best, checkpoint, stop early; one that has ended is tested
+
+The row of a member that has ended stays in the stack: kernels round by how many rows there are, so that taking it out would
+change the last bits of the others.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ class StackedFit:
 
     def __init__(self, members: Sequence[Member], ended: Callable[[int, Outcome], None] | None = None) -> None:
         self.members, self.ended, self.total = list(members), ended, len(members)
-        self.rows = list(members)  # of the stack: a member that leaves stays there until the step in hand is done
+        self.rows = list(members)  # of the stack: that of a member that has left is trained on, to no effect
         self.signals = Signals()
         trainers = [member.trainer for member in members]
         for trainer in trainers:
@@ -51,8 +54,7 @@ class StackedFit:
         self.stack.attach([trainer.run.model for trainer in trainers])
         self.optimizer = StackedOptimizer(trainers, self.stack)
         self.sums = StackedSums(trainers, self.stack.flat.device)
-        self.batches: StackedBatches | None = None
-        self.shared = len({trainer.seed for trainer in trainers}) == 1
+        self.left = torch.zeros(len(members), dtype=torch.bool, device=self.stack.flat.device)
         self.epoch_start = time.perf_counter()
 
     def fit(self) -> None:
@@ -87,24 +89,24 @@ class StackedFit:
                     self._leave(member, None)
 
     def _train_epoch(self) -> None:
-        self._compact()
         if not self.members:
             return
-        trainers = [member.trainer for member in self.rows]
-        for trainer in trainers:
-            trainer.epoch_seconds.append(0.0)
-            trainer.run.model.train()
-        run = trainers[0].run
+        for member in self.members:
+            member.trainer.epoch_seconds.append(0.0)
+            member.trainer.run.model.train()
+        run, trainers = self.members[0].trainer.run, [member.trainer for member in self.rows]
         self.last = min(run.step + run.steps_per_epoch, run.total_steps)  # step of this epoch
-        self.hooks = {member: member.trainer._overriding("on_step") for member in self.rows}
-        self.hooked = any(self._hooks(member, run.step) for member in self.rows)
+        self.hooks = {member: member.trainer._overriding("on_step") for member in self.members}
+        self.hooked = any(self._hooks(member, run.step) for member in self.members)
+        left = [row for row, member in enumerate(self.rows) if member not in self.members]
         self.sums = StackedSums(trainers, self.stack.flat.device)
-        self.batches = StackedBatches(trainers, self.shared)
+        for row in left:
+            self.sums.leave(row)
+        batches = StackedBatches(trainers, left)
         self.epoch_start = self.window_start = time.perf_counter()
         self.window = run.samples
         for step in range(run.step, self.last):
-            self._step(step, self.batches.next())
-            self._compact()
+            self._step(step, batches.next())
             if not self.members:
                 return
         self._look()
@@ -116,9 +118,9 @@ class StackedFit:
             self.optimizer.prepare(range(step, min(step + BLOCK, self.last)))
         self.stack.fill_keys(step)
         result = self.step(batch)
-        gradient = torch.cat([part.reshape(len(self.rows), -1) for part in result.gradients.values()], 1)
+        gradient = self.stack.gather(result.gradients)
         largest = torch.linalg.vector_norm(gradient, torch.inf, 1)  # NaN if one is
-        finite = torch.isfinite(largest) & torch.isfinite(result.objective)
+        finite = torch.isfinite(largest) & torch.isfinite(result.objective) | self.left
         self.sums.finite &= finite
         if (self.reads_losses or step == 0) and not finite.all():
             self._diverge(batch, finite.tolist())
@@ -219,21 +221,13 @@ class StackedFit:
 
     def _leave(self, member: Member, error: BaseException | None) -> None:
         self.members.remove(member)
+        row = self.rows.index(member)
+        self.left[row] = True
+        self.sums.leave(row)
         with member.log():
             outcome = member.end(error, self.total)
         if self.ended:
             self.ended(member.number, outcome)
-
-    def _compact(self) -> None:
-        """Takes the rows of members that have left out of the stack."""
-        if not self.members or len(self.members) == len(self.rows):
-            return
-        rows = [row for row, member in enumerate(self.rows) if member in self.members]
-        self.rows = list(self.members)
-        for part in (self.stack, self.step, self.optimizer, self.sums, self.batches):
-            if part is not None:
-                part.keep(rows)
-        self.stack.attach([member.trainer.run.model for member in self.rows])
 
 
 def _owner(hook: Callable[..., None]) -> object:

@@ -167,10 +167,3 @@ class StackedOptimizer:
                 where = self.stack.flat.device if on_device else "cpu"
                 state = {"step": torch.tensor(float(count), dtype=torch.float32, device=where), **state}
             optimizer.state[named[name]] = state
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Keeps these members only; to be called after `stack.keep`."""
-        index = torch.tensor(rows, device=self.stack.flat.device)
-        self.states = {name: state[index] for name, state in self.states.items()}
-        self.trainers = [self.trainers[row] for row in rows]
-        self._take_settings()

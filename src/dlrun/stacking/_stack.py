@@ -6,13 +6,15 @@ So evaluation, histograms and checkpoints of a member are the ordinary code on i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dlrun.models._dropout import BLOCK, Dropout, keys_of_steps
 from dlrun.trainer import Trainer
+
+ALIGNED = 16  # numbers, at which each parameter of each member begins: kernels may round by how memory is aligned
 
 
 class Stack:
@@ -22,7 +24,8 @@ class Stack:
         trainers: of the members, whose models differ in values only.
 
     Attributes:
-        flat: (M, D), all trainable parameters of a member in a row, those of its optimizer's first group first.
+        flat: (M, D), all trainable parameters of a member in a row, those of its optimizer's first group first, with zeros
+            between them.
         columns: of each parameter by name, where it lies in a row.
         group_ends: of each of the optimizer's groups, the column after its last one.
         parameters: (M, *shape) by name, views of `flat` that want a gradient.
@@ -39,11 +42,14 @@ class Stack:
         for group in trainers[0].run.optimizer.param_groups:
             for parameter in group["params"]:
                 self.columns[names[id(parameter)]] = slice(end, end + parameter.numel())
-                end += parameter.numel()
+                end += -(-parameter.numel() // ALIGNED) * ALIGNED
             self.group_ends.append(end)
         tensors = [dict((*model.named_parameters(), *model.named_buffers())) for model in models]
         self.shapes = {name: tensors[0][name].shape for name in self.columns}
-        self.flat = torch.stack([torch.cat([t[n].detach().reshape(-1) for n in self.columns]) for t in tensors])
+        sample = next(iter(models[0].parameters()))
+        self.flat = torch.zeros(len(models), end, dtype=sample.dtype, device=sample.device)
+        for name in self.columns:
+            self.view(self.flat, name).copy_(torch.stack([t[name].detach() for t in tensors]))
         others = [name for name in tensors[0] if name not in self.columns]
         self.others = {name: torch.stack([t[name].detach() for t in tensors]) for name in others}
         self.dropouts = [name for name, _ in varied_dropouts(models)]
@@ -51,7 +57,9 @@ class Stack:
         self._arrange()
 
     def _arrange(self) -> None:
-        """Makes the views of `flat` and of the keys."""
+        """Makes the views of `flat`, of the gradients and of the keys."""
+        self.gradient = torch.zeros_like(self.flat)
+        self._gradients = [self.view(self.gradient, name) for name in self.columns]
         self.parameters = {name: self.view(self.flat, name).detach().requires_grad_() for name in self.columns}
         self.others.update({f"{name}.key": key for name, key in zip(self.dropouts, self.keys, strict=True)})
         self._blocks: tuple[int, Tensor] = (-1, self.keys)
@@ -59,6 +67,11 @@ class Stack:
     def view(self, flat: Tensor, name: str) -> Tensor:
         """The columns of a parameter of (M, D) as (M, *shape)."""
         return flat[:, self.columns[name]].view(len(flat), *self.shapes[name])
+
+    def gather(self, gradients: Mapping[str, Tensor]) -> Tensor:
+        """The gradients as rows like those of `flat`; until the next call."""
+        torch._foreach_copy_(self._gradients, list(gradients.values()))
+        return self.gradient
 
     def attach(self, models: Sequence[nn.Module]) -> None:
         """Makes the tensors of the models views of the stacked ones, of the same values."""
@@ -77,14 +90,6 @@ class Stack:
             of_seed = {s: keys_of_steps(s, names, number, 0, device) for s in dict.fromkeys(self.seeds)}
             self._blocks = number, torch.stack([of_seed[seed] for seed in self.seeds], 2)  # (steps, dropouts, M, 2)
         self.keys.copy_(self._blocks[1][row])
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Keeps these members only; what was made a view of the others' tensors stays as it is."""
-        index = torch.tensor(rows, device=self.flat.device)
-        self.seeds = [self.seeds[row] for row in rows]
-        self.flat, self.keys = self.flat[index], self.keys[:, index]
-        self.others = {name: tensor[index] for name, tensor in self.others.items()}
-        self._arrange()
 
 
 def varied_dropouts(models: Sequence[nn.Module]) -> list[tuple[str, float]]:

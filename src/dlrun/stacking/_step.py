@@ -126,11 +126,6 @@ class StackedStep:
             raise NotStackable(f"the model replaces its buffer '{replaced[0].removeprefix('model.')}' at each step")
         return found
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Keeps these members only; to be called after `stack.keep`."""
-        self.trainers = [self.trainers[row] for row in rows]
-        self._take_values()
-
 
 class _Objective(nn.Module):
     """The objective of a member as a module, so that all that looks into the model, as penalties do, sees its tensors."""

@@ -24,7 +24,7 @@ class StackedSums:
     """
 
     def __init__(self, trainers: Sequence[Trainer], device: torch.device) -> None:
-        self.trainers = list(trainers)
+        self.trainers = dict(enumerate(trainers))
         self.samples = 0
         self.finite = torch.ones(len(trainers), dtype=torch.bool, device=device)  # so far
         self._sums = torch.zeros(2, len(trainers), dtype=torch.float64, device=device)  # of loss and objective
@@ -46,20 +46,18 @@ class StackedSums:
     def share(self) -> None:
         """Gives the members' trainers their sums and metrics."""
         self._show_metrics()
-        for trainer, loss, objective in zip(self.trainers, *self._sums.tolist(), strict=True):
-            trainer.sums = EpochSums(loss, objective, self.samples)
+        losses, objectives = self._sums.tolist()
+        for row, trainer in self.trainers.items():
+            trainer.sums = EpochSums(losses[row], objectives[row], self.samples)
+
+    def leave(self, row: int) -> None:
+        """Forgets a member."""
+        self.trainers.pop(row, None)
 
     def _show_metrics(self) -> None:
         if not self._seen:
             return
         outputs, targets = (torch.cat(parts, 1) for parts in zip(*self._seen, strict=True))
         self._seen, self._kept = [], 0
-        for row, trainer in enumerate(self.trainers):
+        for row, trainer in self.trainers.items():
             trainer.train_metrics.update(outputs[row], targets[row])
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Goes on with these members only."""
-        self._show_metrics()
-        index = torch.tensor(rows, device=self._sums.device)
-        self.trainers = [self.trainers[row] for row in rows]
-        self._sums, self.finite = self._sums[:, index], self.finite[index]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrun import memory, rundir
-from dlrun.actions.train import log_file, write_origin
+from dlrun.actions.train import write_origin
 from dlrun.build import build_trainer, check
 from dlrun.callbacks.progress import Progress
 from dlrun.stacking._batches import StackedBatches
@@ -33,8 +33,8 @@ def train_stacked(
 ) -> list[Outcome]:
     """Trains and tests several runs as one stacked model, from the beginning.
 
-    Each gets its own log, curves, checkpoints and results, as if it had been trained alone, and can be resumed and tested alone.
-    One that diverges, fails or stops early leaves the others as they are. Progress bars are left out. After a signal, all
+    Each gets its own log, curves, checkpoints and results, as if it had been trained alone, and can be resumed and tested
+    alone. One that diverges, fails or stops early leaves the others as they are. Progress bars are left out. After a signal, all
     that are still trained write a checkpoint and end as interrupted, with `code`, the exit code, among the facts.
 
     Args:
@@ -47,15 +47,15 @@ def train_stacked(
     Raises NotStackable, before anything is written, if they cannot be trained together; each may be trained alone then.
     """
     assert len(configs) == len(folders) > 0, (len(configs), len(folders))
-    configs = [_without_auto(config) for config in configs]
-    _check_configs(configs)
+    plain = [_without_auto(config) for config in configs]
+    _check_configs(plain)
     start = time.perf_counter()
     with ExitStack() as held:
         try:
             for folder in folders:
                 held.enter_context(rundir.lock(folder, "hydra.run.dir"))
                 rundir.refuse_used(folder)
-            trainers, said = _built(configs, folders)
+            trainers, said = _built(plain, folders)
             held.callback(_close_data, trainers[0])
             check_trainers(trainers)
             try_step(trainers, StackedBatches(trainers).next())

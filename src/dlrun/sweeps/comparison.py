@@ -77,7 +77,8 @@ class Comparison:
         self.chosen = baseline is not None
         self.reference = baseline or next(row for row in board.rows if row.cells)
         self.alpha = 1 - board.confidence
-        self._data = {id(row): _data_of(row) for row in board.rows}
+        differ = any(key.partition(".")[0] in ("data", "experiment") for key in board.varied)
+        self._data = {id(row): _data_of(row) if differ else {""} for row in board.rows}
         self._evaluated = {id(row): _evaluated(row, board.monitor) for row in board.rows}
         others = [row for row in board.rows if row is not self.reference and row.cells]
         found = {id(row): self._difference(row, self.reference) for row in others}
@@ -125,7 +126,7 @@ class Comparison:
             found.append("folds share training data: their t test is corrected for it (Nadeau and Bengio 2003)")
         if not pairs and len(self.rows) > 1:
             found.append("one run of each row gives no verdict; add seeds=5, say")
-        unequal = {tuple(sorted({cell[2] for cell in row.cells})) for row in rows if row.cells and row.others}
+        unequal = {frozenset(cell[2] for cell in row.cells) for row in rows if row.cells and row.others}
         if len(unequal) > 1:
             found.append(
                 f"rows differ in {', '.join(rows[0].others)}: means are over what each has, differences over common runs"

@@ -142,7 +142,13 @@ def record(job: Job, status: str, message: str, trace: str = "", overwrite: bool
     """Writes results.json of a run that could not do it itself, and its traceback into its log, unless another process is at
     work there, or nothing can be written (a full disk). `overwrite`: what the run, or an earlier attempt, says of its end."""
     folder = job.folder
-    with contextlib.suppress(ConfigError, OSError), rundir.lock(folder, patience_s=1):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.suppress(ConfigError, OSError))
+        folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(rundir.lock(folder, patience_s=1))
+        if not is_own(job):  # another job has taken the folder, or this one was killed before it could
+            rundir.refuse_used(folder)
+            rundir.write_overrides(folder, job.overrides)
         if trace:
             with open(folder / rundir.LOG, "a", encoding="utf-8") as file:
                 file.write(trace)

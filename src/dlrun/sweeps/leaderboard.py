@@ -125,14 +125,16 @@ class Leaderboard:
         """Prints the table to the terminal; of many rows the first, the others being in `table_file`."""
         title = title or f"{self.folder}: {len(self.jobs)} runs, {self.failed} failed"
         tests = [f"test/{name}" for name in self._test_names()]
-        heading = [*self.names, self.monitor, plus_minus(self.confidence), "std", "n", *tests, "status"]
+        told = [] if all(job.status == "finished" for job in self.jobs) else ["status"]
+        heading = [*self.names, self.monitor, plus_minus(self.confidence), "std", "n", *tests, *told]
         rows = []
         for row in self.rows[:SHOWN]:
             settings = [shown(row.settings[name]) for name in self.names]
             half = half_width(row.sample.interval(self.confidence))
-            numbers = [row.mean, half, row.std, row.size, *(self._test(row, name) for name in self._test_names())]
-            rows.append([*settings, *map(figure, numbers), row.statuses])
-        print_table(title, heading, rows, left=[*range(len(self.names)), len(heading) - 1])
+            numbers = [figure(row.mean), figure(half, 2), figure(row.std, 2), row.size]
+            numbers += [figure(self._test(row, name)) for name in self._test_names()]
+            rows.append([*settings, *numbers, *([row.statuses] if told else [])])
+        print_table(title, heading, rows, left=[*range(len(self.names)), len(heading) - len(told)])
         if len(self.rows) > SHOWN:
             print(f"{len(self.rows) - SHOWN} more rows in {self.folder / table_file}")
 
@@ -174,10 +176,10 @@ def varied(settings: Iterable[dict[str, Any]]) -> list[str]:
     return [key for key in keys if len({_key(s.get(key)) for s in found}) > 1]
 
 
-def figure(value: Any) -> str:
-    """A number with five digits; "-" for None."""
+def figure(value: Any, digits: int = 4) -> str:
+    """A number with so many digits; "-" for None."""
     if isinstance(value, float):
-        return f"{value:.5g}"
+        return f"{value:.{digits}g}"
     return "-" if value is None else str(value)
 
 
@@ -198,12 +200,14 @@ def print_table(title: str, heading: Sequence[str], rows: Iterable[Sequence[str]
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE, pad_edge=False)
+    table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     for column, name in enumerate(heading):
         table.add_column(escape(name), justify="left" if column in left else "right", overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
-    Console().print(table)
+    console = Console()
+    console.print(f"[bold]{escape(title)}[/bold]", highlight=False, soft_wrap=True)
+    console.print(table)
 
 
 def shown(value: Any) -> str:

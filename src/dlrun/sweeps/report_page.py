@@ -65,8 +65,8 @@ def _rows(comparison: Comparison) -> list[str]:
         cells = [
             row.label,
             figure(row.mean),
-            figure(row.std),
-            figure(half_width(row.sample.interval(board.confidence))),
+            figure(row.std, 2),
+            figure(half_width(row.sample.interval(board.confidence)), 2),
             row.size,
         ]
         lines.append([*cells, *numbers_of(compared), row.statuses, compared.verdict or f"({to})"])

@@ -16,6 +16,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS, DASHES = "osD^vP*", ("-", "--", "-.", ":", "-", "--", "-.")
 LINES = len(COLOURS)  # in one picture
 ROWS = 25  # with intervals, in one picture
+FAR = 30  # times the smallest mean: then the axis is logarithmic
 UNITS = {
     "accuracy": "share of samples",
     "top5": "share of samples",
@@ -55,9 +56,7 @@ def draw_curves(curves: Sequence[Curve], metric: str) -> bytes:
             axis.plot(curve.epochs, curve.mean, label=f"{_short(curve.label)} (n = {curve.n})", **line)
             if curve.n > 1:
                 axis.fill_between(curve.epochs, curve.low, curve.high, color=style["color"], alpha=0.18, linewidth=0)
-        means = [value for curve in curves for value in curve.mean]
-        if means and min(means) > 0 and max(means) > 30 * min(means):
-            axis.set_yscale("log")
+        axis.set_yscale(_scale([value for curve in curves for value in curve.mean]))
         axis.set_xlabel("epoch")
         axis.set_ylabel(with_unit(metric))
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -78,6 +77,7 @@ def draw_rows(rows: Sequence[Row], metric: str, confidence: float) -> bytes:
             range(len(kept)), [f"{_short(row.label)} (n = {row.size})" for row in reversed(kept)], fontsize=8
         )
         axis.set_ylim(-0.7, len(kept) - 0.3)
+        axis.set_xscale(_scale([row.mean for row in kept]))
         axis.set_xlabel(with_unit(metric))
 
     return picture(draw, height=1.4 + 0.3 * len(kept))
@@ -105,6 +105,8 @@ def draw_effect(effect: Effect, metric: str, confidence: float) -> bytes:
         elif effect.scale != "linear":
             above = [x for x, _ in effect.points if x > 0]
             axis.set_xscale(effect.scale, **({"linthresh": min(above)} if effect.scale == "symlog" else {}))
+        drawn = [level.sample.mean for levels in lines.values() for level in levels]
+        axis.set_yscale(_scale(drawn or [y for _, y in effect.points]))
         axis.set_xlabel(effect.setting)
         axis.set_ylabel(with_unit(metric))
         if several:
@@ -136,7 +138,13 @@ def _styles() -> list[dict[str, str]]:
 
 
 def _legend(axis: Any) -> None:
-    axis.legend(fontsize=8, framealpha=0.7)
+    axis.figure.legend(loc="outside upper center", fontsize=8, ncols=2, frameon=False)
+
+
+def _scale(values: Sequence[float | None]) -> str:
+    """Of an axis with values of the metric: logarithmic where they are positive and far apart."""
+    known = [value for value in values if value is not None]
+    return "log" if known and min(known) > 0 and max(known) > FAR * min(known) else "linear"
 
 
 def _short(text: str, most: int = 48) -> str:

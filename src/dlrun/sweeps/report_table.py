@@ -9,7 +9,7 @@ from typing import Any
 from dlrun import rundir
 from dlrun.sweeps.comparison import Compared, Comparison
 from dlrun.sweeps.effects import Effect
-from dlrun.sweeps.leaderboard import SHOWN, figure, half_width, plus_minus, print_table
+from dlrun.sweeps.leaderboard import SHOWN, figure, half_width, plus_minus, print_table, shown
 from dlrun.sweeps.significance import Difference
 
 _NONE = Difference(0, False)
@@ -22,14 +22,15 @@ def print_comparison(comparison: Comparison, effects: Sequence[Effect]) -> None:
     compared = [row for row in comparison.rows if row.verdict]
     if compared:
         title = f"{board.monitor}: difference to {against}, {comparison.reference.label}"
-        heading = ("row", "difference", plus_minus(board.confidence), "p (Holm)", "effect", "pairs", "verdict")
-        rows = [(row.row.label, *_without_p(row), row.verdict) for row in compared[:SHOWN]]
-        print_table(title, heading, rows, left=(0, 6))
+        numbers = ("difference", plus_minus(board.confidence), "p (Holm)", "effect", "pairs")
+        heading = (*board.names, *numbers, "verdict")
+        rows = [(*_settings(row), *_without_p(row), row.verdict) for row in compared[:SHOWN]]
+        print_table(title, heading, rows, left=(*range(len(board.names)), len(heading) - 1))
     for effect in effects:
         if effect.levels and len(board.names) > 1:
             title = f"{effect.setting}: mean over {'the other settings' if effect.balanced else UNBALANCED}"
-            heading = ("value", board.monitor, plus_minus(board.confidence), "n", "runs")
-            print_table(title, heading, list(level_cells(effect, board.confidence)), left=(0,))
+            columns = ("value", board.monitor, plus_minus(board.confidence), "n", "runs")
+            print_table(title, columns, list(level_cells(effect, board.confidence)), left=(0,))
 
 
 UNBALANCED = "those values of the other settings that all have in common, or all if there are none"
@@ -39,7 +40,7 @@ def level_cells(effect: Effect, confidence: float) -> Iterable[tuple[str, ...]]:
     """Value, mean, half of the interval, n and runs of each value of a setting, as text."""
     for level in effect.levels:
         sample = level.sample
-        half = figure(half_width(sample.interval(confidence)))
+        half = figure(half_width(sample.interval(confidence)), 2)
         yield level.value, figure(sample.mean), half, str(sample.n), str(level.runs)
 
 
@@ -66,8 +67,12 @@ def numbers_of(compared: Compared) -> tuple[str, ...]:
     interval = None if found.low is None or found.high is None else (found.low, found.high)
     pairs = str(found.n) if found.paired else "unpaired" if found.p is not None else "-"
     effect = "-" if found.effect is None else f"{found.effect:.2f}"
-    numbers = figure(found.mean), figure(half_width(interval))
+    numbers = figure(found.mean), figure(half_width(interval), 2)
     return *numbers, chance(found.p), chance(compared.adjusted), effect, pairs
+
+
+def _settings(compared: Compared) -> tuple[str, ...]:
+    return tuple(shown(value) for value in compared.row.settings.values())
 
 
 def _without_p(compared: Compared) -> tuple[str, ...]:

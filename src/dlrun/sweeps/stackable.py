@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -131,7 +132,7 @@ def _split(group: list[Job], limit: int | None) -> list[list[Job]]:
         return [group]
     parts = -(-len(group) // max(1, limit))
     ends = [len(group) * part // parts for part in range(parts + 1)]
-    return [group[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [group[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def _numbers(jobs: Sequence[Job]) -> str:

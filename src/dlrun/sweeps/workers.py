@@ -72,7 +72,7 @@ class Worker:
         ours, theirs = multiprocessing.Pipe()
         alive, lifeline = multiprocessing.Pipe(duplex=False)
         about = {"cwd": os.getcwd(), "environ": dict(os.environ), "device": device, "folder": folder}
-        process = _context().Process(target=_enter, args=(theirs, alive, about), name=f"dlrun.worker.{number}")
+        process = _context().Process(target=_enter, args=(MODULE, theirs, alive, about), name=f"dlrun.worker.{number}")
         process.start()
         theirs.close()
         alive.close()
@@ -119,7 +119,7 @@ class Worker:
         return f"its process was killed by {name}{why}"
 
 
-def _enter(*args: Any) -> None:
-    """The first function of a worker. It lies on a higher floor, which is why it is imported by name."""
-    enter: Callable[..., None] = importlib.import_module(MODULE).main
-    enter(*args)
+def _enter(module: str, *args: Any) -> None:
+    """The first function of a worker. What it runs lies on a higher floor, which is why it is imported by name."""
+    main: Callable[..., None] = importlib.import_module(module).main
+    main(*args)

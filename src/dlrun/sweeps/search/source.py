@@ -109,6 +109,11 @@ class Search:
             if not trial.was_interrupted:
                 self._tell(trial)
 
+    def shown(self, job: Job) -> list[str]:
+        """Which words of a job tell it from the others."""
+        fixed = {entry for entry in self.space.entries.values() if isinstance(entry, str)}
+        return [word for word in job.overrides if word not in fixed]
+
     # ---- trials ---------------------------------------------------------------------------------------------------
 
     def _job(self, trial: Trial, member: int) -> Job:
@@ -130,7 +135,8 @@ class Search:
         if all(parameter.name in found.params for parameter in self.space.parameters):
             self.study.sampler = optuna.samplers.RandomSampler(seed=0)  # asked for nothing; others keep count of asking
         else:
-            self.study.sampler = make_sampler(self.settings, found.number, self._population)
+            with quiet():
+                self.study.sampler = make_sampler(self.settings, found.number, self._population)
         return self._opened(optuna.trial.Trial(self.study, found._trial_id))
 
     def _asked(self) -> Trial | None:
@@ -139,10 +145,10 @@ class Search:
         waiting = sum(trial.state.name == "WAITING" for trial in trials)
         if self.stopped or self._is_late() or len(trials) - waiting >= self.limit:
             return None
-        self.study.sampler = make_sampler(self.settings, len(trials) - waiting, self._population)
-        if self._grid and not waiting:
-            self.study.enqueue_trial(self._combination(len(trials)))
         with quiet():
+            self.study.sampler = make_sampler(self.settings, len(trials) - waiting, self._population)
+            if self._grid and not waiting:
+                self.study.enqueue_trial(self._combination(len(trials)))
             return self._opened(self.study.ask())
 
     def _opened(self, trial: Any) -> Trial:

@@ -47,7 +47,7 @@ def open_study(settings: Settings, space: Space, objective: Objective, folder: P
     name = settings.study or ("dlrun" if settings.storage is None else folder.resolve().name)
     try:
         storage = settings.storage or _journal(folder / FILE)
-        study: optuna.Study = optuna.create_study(
+        study: Any = optuna.create_study(
             study_name=name,
             storage=storage,
             directions=[{"min": "minimize", "max": "maximize"}[d] for d in objective.directions],
@@ -151,7 +151,7 @@ def make_sampler(settings: Settings, number: int, population: int) -> optuna.sam
     from optuna import samplers
 
     own = int(hashlib.sha256(f"{settings.seed}/{number}".encode()).hexdigest()[:8], 16)
-    startup = {} if settings.startup_trials is None else {"n_startup_trials": settings.startup_trials}
+    startup: Any = {} if settings.startup_trials is None else {"n_startup_trials": settings.startup_trials}
     if settings.sampler == "tpe":
         return samplers.TPESampler(seed=own, multivariate=True, constant_liar=True, **startup)
     if settings.sampler == "cmaes":
