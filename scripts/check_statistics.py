@@ -24,12 +24,12 @@ SWEEPS = 1000
 NOISES = ("normal", "skewed", "heavy")
 
 
-def simulated(values: np.ndarray) -> Leaderboard:
-    """A leaderboard of rows x seeds values of val/loss."""
+def simulated(values: np.ndarray, repeated: str = "seed") -> Leaderboard:
+    """A leaderboard of rows x seeds values of val/loss; or x folds, if `repeated` is data.fold."""
     jobs = []
     for row, own in enumerate(values):
         for seed, value in enumerate(own):
-            settings = {"optimizer.lr": str(row), "seed": str(seed)}
+            settings = {"optimizer.lr": str(row), repeated: str(seed)}
             job = Record(Path("sweep"), settings, "finished", "val/loss", float(value), {})
             job.__dict__.update(config={}, split_hashes={})  # there is no folder to read them from
             jobs.append(job)
@@ -72,6 +72,20 @@ def share_of_found_differences(effect: float, seeds: int, sweeps: int) -> float:
     return found / sweeps
 
 
+def share_over_folds(folds: int, sweeps: int) -> float:
+    """The share of cross-validations without a difference in which the other row is called better or worse. Differences of two
+    folds are correlated by 1 / folds, since their training sets overlap (the assumption of Nadeau and Bengio)."""
+    generator = np.random.default_rng(folds)
+    false = 0
+    for _ in range(sweeps):
+        values = np.zeros((2, folds))
+        shared = generator.standard_normal() * math.sqrt(1 / folds)
+        values[1] = shared + generator.standard_normal(folds) * math.sqrt(1 - 1 / folds)
+        comparison = Comparison(simulated(values, "data.fold"))
+        false += comparison.count("better") + comparison.count("worse") > 0
+    return false / sweeps
+
+
 def checks(sweeps: int, noises: Sequence[str] = NOISES) -> Iterator[tuple[str, float, bool]]:
     """What was simulated, the share, and whether it is within its bound."""
     for noise in noises:
@@ -82,6 +96,9 @@ def checks(sweeps: int, noises: Sequence[str] = NOISES) -> Iterator[tuple[str, f
                     against = "baseline" if baseline else "best"
                     what = f"no difference, {noise} noise, {rows} rows, {seeds} seeds, against the {against}"
                     yield f"{what} (<= {LIMIT})", share, share <= LIMIT
+    for folds in (3, 5, 10):
+        share = share_over_folds(folds, sweeps)
+        yield f"no difference, {folds} folds (<= {LIMIT})", share, share <= LIMIT
     for effect in (0.5, 1.0, 1.5, 2.0):
         for seeds in (3, 5, 10, 20):
             share, expected = share_of_found_differences(effect, seeds, sweeps), power(effect, seeds, 0.05)

@@ -125,7 +125,8 @@ def distances(configs: Sequence[Config], folder: Path, double: bool) -> list[tup
     rounding; relative to the norm."""
     trainers = [built(config, folder / "stack" / str(number), double) for number, config in enumerate(configs)]
     try_step(trainers, StackedBatches(trainers).next())
-    StackedFit([Member(n, trainer, time.perf_counter()) for n, trainer in enumerate(trainers)]).fit()
+    stacked = [Member(number, trainer, time.perf_counter()) for number, trainer in enumerate(trainers)]
+    StackedFit(stacked, at_once=True).fit()  # as on CUDA; on the CPU members are updated by their own optimizers
     found = []
     for number, config in enumerate(configs):
         alone, nudged = (built(config, folder / name / str(number), double) for name in ("alone", "nudged"))

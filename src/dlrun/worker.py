@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ class _Worker:
         try:
             outcome = perform_job(job, self.sweep_folder, lambda *args: self._perform(job, *args), job_config, _pass)
         finally:
-            self.pipe.send(("ended", job.number, _with_device(outcome)))
+            self._ended(job, outcome)
             gc.collect()
 
     def _run_stacked(self, jobs: list[Job]) -> None:
@@ -110,28 +110,27 @@ class _Worker:
         from dlrun.stacking import NotStackable
 
         try:
-            outcomes = perform_stack(fresh, self.sweep_folder, self._train_stacked)
+            whole = perform_stack(fresh, self.sweep_folder, lambda end: self._train_stacked(fresh, end), self._ended)
         except NotStackable as error:
             names = ", ".join(f"#{job.number}" for job in fresh)
             self.pipe.send(("apart", f"{names}: not stacked: {error}"))
             return
-        except BaseException:
-            for job in fresh:
-                self.pipe.send(("ended", job.number, Outcome("interrupted")))
-            raise
-        for job, outcome in zip(fresh, outcomes, strict=True):
-            self.pipe.send(("ended", job.number, _with_device(outcome)))
+        if not whole:
+            raise Interrupted(143)
         gc.collect()
 
-    def _train_stacked(self, jobs: list[Job]) -> list[Outcome]:
+    def _train_stacked(self, jobs: list[Job], end: Callable[[int, Outcome], None]) -> list[Outcome]:
         from dlrun.stacking import train_stacked
 
         for job in jobs:
             check_keys(job.config)
+            self.pipe.send(("begun", job.number))
         with _output_into(self.sweep_folder / STACKED_LOG):
-            for job in jobs:
-                self.pipe.send(("begun", job.number))
-            return train_stacked([self._with_threads(job.config) for job in jobs], [job.folder for job in jobs])
+            configs = [self._with_threads(job.config) for job in jobs]
+            return train_stacked(configs, [job.folder for job in jobs], end)
+
+    def _ended(self, job: Job, outcome: Outcome) -> None:
+        self.pipe.send(("ended", job.number, _with_device(outcome)))
 
     def _perform(self, job: Job, config: dict[str, Any], folder: Path) -> float | None:
         with _output_into(folder / rundir.LOG):

@@ -77,17 +77,20 @@ class Lab:
         data.split = lambda *a, **k: doubled(split(*a, **k))  # type: ignore[method-assign]
         return trainer
 
-    def stack(self, configs: Sequence[dict[str, Any]], name: str = "stack", double: bool = False) -> list[Outcome]:
+    def stack(
+        self, configs: Sequence[dict[str, Any]], name: str = "stack", double: bool = False, at_once: bool | None = None
+    ) -> list[Outcome]:
         """Trains configurations as one stack, in the folders `<name>/0`, `<name>/1`, ..."""
-        return self.fit([self.build(config, f"{name}/{number}", double) for number, config in enumerate(configs)])
+        trainers = [self.build(config, f"{name}/{number}", double) for number, config in enumerate(configs)]
+        return self.fit(trainers, at_once)
 
     @staticmethod
-    def fit(trainers: Sequence[Trainer]) -> list[Outcome]:
+    def fit(trainers: Sequence[Trainer], at_once: bool | None = None) -> list[Outcome]:
         """Trains ready trainers as one stack."""
         check_trainers(trainers)
         try_step(trainers, StackedBatches(trainers).next())
         members = [Member(number, trainer, time.perf_counter()) for number, trainer in enumerate(trainers)]
-        StackedFit(members).fit()
+        StackedFit(members, at_once=at_once).fit()
         assert all(member.outcome for member in members)
         return [member.outcome for member in members if member.outcome]
 

@@ -41,15 +41,22 @@ def same_bits(lab: Any, pairs: list[tuple[str, str]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "optimizer"), [("mlp", "adam"), ("mlp", "momentum"), ("lenet", "adam"), ("lenet_bn", "sgd")]
+    ("model", "optimizer", "at_once"),
+    [
+        ("mlp", "adam", False),
+        ("mlp", "adam", True),
+        ("mlp", "momentum", True),
+        ("lenet", "adam", False),
+        ("lenet_bn", "sgd", True),
+    ],
 )
-def test_divergence(model: str, optimizer: str, lab: Any) -> None:
+def test_divergence(model: str, optimizer: str, at_once: bool, lab: Any) -> None:
     """In float32 the others are bit for bit those of a stack in which nobody diverges; the member ends as it would alone."""
     configs = four(lab, model, optimizer)
     bad = lab.varied(configs[2], {"optimizer.lr": 1e30})
-    outcomes = lab.stack([*configs[:2], bad, configs[3]], "with")
+    outcomes = lab.stack([*configs[:2], bad, configs[3]], "with", at_once=at_once)
     assert [outcome.status for outcome in outcomes] == ["finished", "finished", "diverged", "finished"]
-    lab.stack(configs, "whole")
+    lab.stack(configs, "whole", at_once=at_once)
     same_bits(lab, [(f"with/{number}", f"whole/{number}") for number in (0, 1, 3)])
     results = json.loads((lab.folder / "with" / "2" / rundir.RESULTS).read_text())
     alone = lab.build(bad, "alone")
@@ -106,10 +113,10 @@ def test_divergence_that_is_looked_for_every_so_often(lab: Any) -> None:
     trainers = [lab.build(config, f"unread/{number}") for number, config in enumerate(configs)]
     for trainer in trainers:
         trainer.reads_losses = False
-    outcomes = lab.fit(trainers)
+    outcomes = lab.fit(trainers, at_once=True)
     assert [outcome.status for outcome in outcomes] == ["finished", "finished", "diverged", "finished"]
     assert "layer" in outcomes[2].message or "weights" in outcomes[2].message
-    lab.stack(configs, "read")
+    lab.stack(configs, "read", at_once=True)
     same_bits(lab, [(f"unread/{n}", f"read/{n}") for n in (0, 1, 3)])
 
 

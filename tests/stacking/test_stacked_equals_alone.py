@@ -46,21 +46,24 @@ def members(lab: Any, optimizer: str, *words: str) -> list[Config]:
     return [lab.varied(config, values) for values in both]
 
 
+@pytest.mark.parametrize("at_once", [True, False], ids=["at_once", "each"])
 @pytest.mark.parametrize("optimizer", RATES)
-def test_mlp_in_double(optimizer: str, lab: Any) -> None:
+def test_mlp_in_double(optimizer: str, at_once: bool, lab: Any) -> None:
     """With batch norm, dropout, augmentation, schedules, penalties and decay, 60 steps end where lone runs do."""
-    check_twins(lab, members(lab, optimizer, *lab.mlp))
+    check_twins(lab, at_once, members(lab, optimizer, *lab.mlp))
 
 
-@pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
-def test_lenet_in_double(optimizer: str, lab: Any) -> None:
+@pytest.mark.parametrize(("optimizer", "at_once"), [("momentum", True), ("adamw", False)])
+def test_lenet_in_double(optimizer: str, at_once: bool, lab: Any) -> None:
     """Convolutions likewise."""
-    check_twins(lab, members(lab, optimizer, *lab.lenet, "data.batch_size=8", "data.limit_train=80"))
+    check_twins(lab, at_once, members(lab, optimizer, *lab.lenet, "data.batch_size=8", "data.limit_train=80"))
 
 
-def check_twins(lab: Any, configs: list[Config]) -> None:
+def check_twins(lab: Any, at_once: bool, configs: list[Config]) -> None:
     """Trains the configurations as a stack and alone, in float64."""
-    assert [outcome.status for outcome in lab.stack(configs, double=True)] == ["finished"] * len(configs)
+    assert [outcome.status for outcome in lab.stack(configs, double=True, at_once=at_once)] == ["finished"] * len(
+        configs
+    )
     for number, config in enumerate(configs):
         alone = lab.build(config, f"alone/{number}", double=True)
         start = torch.cat([p.detach().reshape(-1) for p in alone.run.model.parameters()])

@@ -114,12 +114,13 @@ def test_resumed_and_tested_alone(three: list[Config], tmp_path: Path, cli: Call
     assert results["status"] == "finished"
 
 
-def test_max_norm_and_clipping(lab: Any) -> None:
+@pytest.mark.parametrize("at_once", [True, False])
+def test_max_norm_and_clipping(at_once: bool, lab: Any) -> None:
     """Projections of the weights and the norms of clipped gradients are each member's own."""
     config = lab.config("regularization=[max_norm]", "model=mlp", "model.hidden=[16]", "trainer.steps=20")
     configs = [lab.varied(config, {"regularization.max_norm.limit": limit}) for limit in (0.3, 0.6)]
     configs[1]["trainer"]["clip_norm"] = 0.5
-    lab.stack(configs, double=True)
+    lab.stack(configs, double=True, at_once=at_once)
     for number, limit in enumerate((0.3, 0.6)):
         alone = lab.build(configs[number], f"alone/{number}", double=True)
         alone.fit()

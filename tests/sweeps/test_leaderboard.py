@@ -70,6 +70,22 @@ def test_a_repeated_seed_counts_once() -> None:
     assert board.rows[0].values == [1.0, 2.0]
 
 
+def test_runs_of_several_monitors_are_ranked_by_one(tmp_path: Path) -> None:
+    """An accuracy of 0.9 is no loss of 0.9: of the run that watched it the loss in its best epoch counts."""
+    make_run(tmp_path / "0", ["trainer.monitor=val/loss"], 0.4)
+    best = {"epoch": 1, "step": 10, "monitor": "val/accuracy", "value": 0.9}
+    make_run(tmp_path / "1", ["trainer.monitor=val/accuracy"], 0.9, best=best)
+    lines = [
+        {"epoch": n, "step": 10 * n, "split": "val", "loss": loss, "accuracy": 0.9} for n, loss in ((1, 0.3), (2, 0.2))
+    ]
+    (tmp_path / "1" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    board = Leaderboard.read(tmp_path)
+    assert [(row.settings["trainer.monitor"], row.mean) for row in board.rows] == [
+        ("val/accuracy", 0.3),
+        ("val/loss", 0.4),
+    ]
+
+
 def test_rows_without_a_finished_run_are_last() -> None:
     """Whichever direction is better."""
     for monitor, best in (("val/loss", "1"), ("val/accuracy", "2")):

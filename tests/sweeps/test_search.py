@@ -77,11 +77,11 @@ def drive(search: Search, value: Value, workers: int = 1, stop_after: int | None
             if epochs == stop_after:
                 return begun
             if math.isnan(loss):
-                search.ended(job, Outcome("diverged", None, "the loss is not finite"))
+                search.ended(job, Outcome("diverged", None, "the loss is not finite", run[1]))
             elif prune:
-                search.ended(job, Outcome("pruned", None, f"pruned after epoch {run[1]}"))
+                search.ended(job, Outcome("pruned", None, f"pruned after epoch {run[1]}", run[1]))
             elif run[1] == EPOCHS:
-                search.ended(job, Outcome("finished", loss))
+                search.ended(job, Outcome("finished", loss, "", run[1]))
             else:
                 continue
             running.remove(run)
@@ -113,14 +113,14 @@ def test_each_sampler_searches(tmp_path: Path, sampler: str) -> None:
 
 
 def test_tpe_comes_closer_than_chance(tmp_path: Path) -> None:
-    """Mean distance of the last ten of 40 trials from the minimum, over four seeds: less than half of that of random ones."""
+    """Mean distance of the last ten of 40 trials from the minimum, over two seeds: less than half of that of random ones."""
 
     def distance(sampler: str, seed: int) -> float:
         search = searched(tmp_path / f"{sampler}{seed}", *NUMBERS, sampler=sampler, trials=40, seed=seed)
         drive(search, bowl)
         return sum(trial.value - 0.25 for trial in search.study.trials[-10:]) / 10
 
-    tpe, random = (sum(distance(sampler, seed) for seed in range(4)) for sampler in ("tpe", "random"))
+    tpe, random = (sum(distance(sampler, seed) for seed in range(2)) for sampler in ("tpe", "random"))
     assert tpe < random / 2
 
 
@@ -154,13 +154,15 @@ def test_several_objectives_give_the_best_of_each(tmp_path: Path) -> None:
 # ---- going on ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "nsgaii", "grid"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "nsgaii", "cmaes", "grid"])
 @pytest.mark.parametrize("pruner", ["none", "median", "hyperband"])
 def test_a_search_that_was_killed_goes_on_as_if_it_were_not(tmp_path: Path, sampler: str, pruner: str) -> None:
     """Killed in the middle of a trial, and again: the run in hand comes back under its number, no other is repeated, and with
     one worker all trials are those of a search that was never stopped."""
     if sampler == "nsgaii" and pruner != "none":
         pytest.skip("not together")
+    if sampler == "cmaes":
+        pytest.importorskip("cmaes")
     words = ("x=range(-1,1,0.25)", "y=range(-1,1,0.25)")
     given = {"sampler": sampler, "pruner": pruner, "trials": 16, "startup_trials": 4}
     whole = searched(tmp_path / "whole", *words, **given)
@@ -472,6 +474,7 @@ def test_the_summary_names_the_best_and_its_edges(tmp_path: Path, capsys: pytest
         rows = list(csv.DictReader(file))
     assert [row["x"] for row in rows] == ["1", "1", "2", "2", "3", "3", "4", "4"]
     assert rows[6]["val/loss"] == "0.25"
+    assert (rows[6]["epochs"], rows[3]["epochs"]) == ("8", "3")  # of both seeds; the second to report ends both
     assert [row["state"] for row in rows].count("pruned") == 3
 
 

@@ -46,6 +46,26 @@ def test_pruning_is_off_where_nobody_listens(cli, tmp_path: Path) -> None:
     assert (done.rc, "sweeper.pruner: off" in done.stderr) == (0, True)
 
 
+@pytest.mark.xdist_group("launcher")
+def test_dlruns_own_launcher_prunes(cli, tmp_path: Path) -> None:
+    """After two finished trials a learning rate at which nothing is learnt is worse than their median and ends after its first
+    epoch, its test set unread; that is no failure, and the same command repeats nothing."""
+    command = (*QUICK[:4], "trainer.epochs=3", "callbacks=[metrics_file]", *QUICK[7:], "launcher.workers=1",
+               "sweeper.sampler=grid", "sweeper.pruner=median", "sweeper.startup_trials=2",
+               "optimizer.lr=0.01,0.003,1e-7,0.02")  # fmt: skip
+    done = cli(*command)
+    assert done.rc == 0, done.stderr
+    found = [results(tmp_path / "sweep" / str(number)) for number in range(4)]
+    assert [(result["status"], result["epochs"]) for result in found] == [
+        ("finished", 3), ("finished", 3), ("pruned", 1), ("finished", 3)
+    ]  # fmt: skip
+    assert found[2]["test"] == "not read"
+    assert "4 trials: 3 finished, 1 pruned" in done.stdout
+    before = {path: path.read_bytes() for path in (tmp_path / "sweep").glob("*/*.json*")}
+    assert cli(*command).rc == 0
+    assert before == {path: path.read_bytes() for path in (tmp_path / "sweep").glob("*/*.json*")}
+
+
 def test_params_of_a_configuration_file(cli, tmp_path: Path) -> None:
     """hydra.sweeper.params is the space too; the command line beats it."""
     done = cli(*QUICK, BASIC, "hydra.sweeper.sampler=grid", "+hydra.sweeper.params.optimizer='choice(adam,sgd)'",
@@ -69,6 +89,9 @@ def test_params_of_a_configuration_file(cli, tmp_path: Path) -> None:
         (("optimizer.lrr=interval(0,1)",), "optimizer.lrr"),
         (("optimizer=adam,sdg", LR), "sdg"),
         (("hydra.sweeper.trialz=3", LR), "trialz"),
+        (("model=mlp,lenet", LR), "model=lenet: has no model.hidden"),
+        (("hydra.sweeper.trials=5001", LR), "5,001 jobs; if that is meant, add allow_large=true"),
+        (("hydra.sweeper.sampler=grid", "data.batch_size=range(1,1000000000)"), "999,999,999 jobs"),
         (("trainer.monitor=val/loss,val/accuracy",), "sweeper.objective: say which metric"),
     ],
 )

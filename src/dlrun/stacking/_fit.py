@@ -19,12 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlrun.callbacks.tensorboard import TensorBoard
 from dlrun.signals import Interrupted, Signals
 from dlrun.stacking._batches import StackedBatches
 from dlrun.stacking._member import Heard, Member
 from dlrun.stacking._optimizers import BLOCK, StackedOptimizer
-from dlrun.stacking._shown import find_divergence, raise_divergence, show_step
+from dlrun.stacking._shown import find_divergence, of_every_step, raise_divergence, show_gradients, show_step, update
 from dlrun.stacking._stack import Stack
 from dlrun.stacking._step import StackedBatch, StackedResult, StackedStep
 from dlrun.stacking._sums import StackedSums
@@ -39,9 +38,17 @@ class StackedFit:
     Args:
         members: the runs; `check_trainers` and `try_step` have found no obstacle.
         ended: told of each member that has ended, by its number.
+        at_once: whether one update is made of all members, as a device needs it that waits for kernels to be launched, or
+            their own optimizers update one after another, so that all that one reads stays in the processor's cache; None:
+            at once on all devices but the CPU.
     """
 
-    def __init__(self, members: Sequence[Member], ended: Callable[[int, Outcome], None] | None = None) -> None:
+    def __init__(
+        self,
+        members: Sequence[Member],
+        ended: Callable[[int, Outcome], None] | None = None,
+        at_once: bool | None = None,
+    ) -> None:
         self.members, self.ended, self.total = list(members), ended, len(members)
         self.rows = list(members)  # of the stack: that of a member that has left is trained on, to no effect
         self.signals = Signals()
@@ -52,9 +59,12 @@ class StackedFit:
         self.stack = Stack(trainers)
         self.step = StackedStep(trainers, self.stack)
         self.stack.attach([trainer.run.model for trainer in trainers])
-        self.optimizer = StackedOptimizer(trainers, self.stack)
-        self.sums = StackedSums(trainers, self.stack.flat.device)
-        self.left = torch.zeros(len(members), dtype=torch.bool, device=self.stack.flat.device)
+        device = self.stack.flat.device
+        if at_once is None:
+            at_once = device.type != "cpu"
+        self.optimizer = StackedOptimizer(trainers, self.stack) if at_once else None
+        self.sums = StackedSums(trainers, device)
+        self.left = torch.zeros(len(members), dtype=torch.bool, device=device)
         self.epoch_start = time.perf_counter()
 
     def fit(self) -> None:
@@ -97,7 +107,7 @@ class StackedFit:
         run, trainers = self.members[0].trainer.run, [member.trainer for member in self.rows]
         self.last = min(run.step + run.steps_per_epoch, run.total_steps)  # step of this epoch
         self.hooks = {member: member.trainer._overriding("on_step") for member in self.members}
-        self.hooked = any(self._hooks(member, run.step) for member in self.members)
+        self.hooked = any(map(of_every_step, self.hooks.values()))
         left = [row for row, member in enumerate(self.rows) if member not in self.members]
         self.sums = StackedSums(trainers, self.stack.flat.device)
         for row in left:
@@ -114,10 +124,36 @@ class StackedFit:
         self._each(lambda trainer: trainer._check_finite())
 
     def _step(self, step: int, batch: StackedBatch) -> None:
-        if not self.optimizer.knows(step):
-            self.optimizer.prepare(range(step, min(step + BLOCK, self.last)))
         self.stack.fill_keys(step)
         result = self.step(batch)
+        norms = self._update_each(batch, result) if self.optimizer is None else self._update(step, batch, result)
+        for member in self.members:
+            trainer = member.trainer
+            trainer.batch += 1
+            trainer.run.step += 1
+            trainer.run.samples += batch.size
+        self.sums.add(result, batch.size)
+        if self.members:
+            self._after(step + 1, result, norms)
+
+    def _update_each(self, batch: StackedBatch, result: StackedResult) -> None:
+        """The members' own updates. Ends those whose step was not finite."""
+        gradients = [result.gradients[name].unbind() for name in self.stack.columns]
+        for row, member in enumerate(self.rows):
+            if member not in self.members:
+                continue
+            try:
+                update(member.trainer, [of_all[row] for of_all in gradients], result.objective[row], batch.of(row))
+            except (Exception, SystemExit) as error:
+                self._share()
+                self._leave(member, error)
+
+    def _update(self, step: int, batch: StackedBatch, result: StackedResult) -> Tensor | None:
+        """One update of all members; those whose step was not finite end before it, where it is looked at. Returns the norms
+        of their gradients, if they are clipped."""
+        assert self.optimizer is not None
+        if not self.optimizer.knows(step):
+            self.optimizer.prepare(range(step, min(step + BLOCK, self.last)))
         gradient = self.stack.gather(result.gradients)
         largest = torch.linalg.vector_norm(gradient, torch.inf, 1)  # NaN if one is
         finite = torch.isfinite(largest) & torch.isfinite(result.objective) | self.left
@@ -129,28 +165,24 @@ class StackedFit:
             for member in self.members:
                 for regularizer in member.trainer.projections:
                     regularizer.project(member.trainer.run.model)
-        for member in self.members:
-            trainer = member.trainer
-            trainer.batch += 1
-            trainer.run.step += 1
-            trainer.run.samples += batch.size
-        self.sums.add(result, batch.size)
-        if self.members:
-            self._after(step + 1, result, norms)
+        return norms
 
     def _after(self, step: int, result: StackedResult, norms: Tensor | None) -> None:
         """What follows the update: hooks, logs, checkpoints, signals. `step`: updates that are done."""
         first, now = self.members[0].trainer, time.perf_counter()
         logs = step % first.log_every_steps == 0 or step == 1
-        hooked = self.members if self.hooked or step == self.last else []
-        hooks = {member: self._hooks(member, step) for member in hooked}
+        hooks: dict[Member, list[Callable[..., None]]] = {}
+        if self.hooked or step == self.last:
+            each = (lambda found: found) if step == self.last else of_every_step
+            hooks = {member: each(self.hooks[member]) for member in self.members}
         if logs or any(hooks.values()):
             self._share()
             rate = (first.run.samples - self.window) / max(now - self.window_start, 1e-9) if logs else None
             for row, member in enumerate(self.rows):
                 if logs or hooks.get(member):
-                    shown = partial(show_step, result, norms, row, hooks.get(member, []), rate)
-                    self._do(member, shown)
+                    if self.optimizer is not None:
+                        show_gradients(member.trainer, result, norms, row)
+                    self._do(member, partial(show_step, result, row, hooks.get(member, []), rate))
         if logs:
             self.window, self.window_start = first.run.samples, now
         if self.signals.arrived:
@@ -163,11 +195,6 @@ class StackedFit:
             self._share()
             self._each(lambda trainer: trainer.save_last())
 
-    def _hooks(self, member: Member, step: int) -> list[Callable[..., None]]:
-        """What to call after this step; TensorBoard looks at the last one of an epoch only."""
-        hooks = self.hooks[member]
-        return hooks if step == self.last else [h for h in hooks if not isinstance(_owner(h), TensorBoard)]
-
     def _share(self) -> None:
         """Gives the members' trainers what a checkpoint, a log or an evaluation needs."""
         self.sums.share()
@@ -175,7 +202,8 @@ class StackedFit:
         for row, member in enumerate(self.rows):
             if member in self.members:
                 member.trainer.epoch_seconds[-1] = seconds
-                self.optimizer.show(row)
+                if self.optimizer is not None:
+                    self.optimizer.show(row)
 
     # ---- members that leave ---------------------------------------------------------------------------------------
 
@@ -228,7 +256,3 @@ class StackedFit:
             outcome = member.end(error, self.total)
         if self.ended:
             self.ended(member.number, outcome)
-
-
-def _owner(hook: Callable[..., None]) -> object:
-    return getattr(hook, "__self__", None)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from dlrun.callbacks.tensorboard import TensorBoard
 from dlrun.divergence import REMEDY, Diverged
 from dlrun.spec import Batch
 from dlrun.stacking._step import StackedResult
@@ -13,15 +14,19 @@ from dlrun.trainer import Trainer
 from dlrun.trainer._diagnosis import diverged_in_step
 
 
-def show_step(
-    result: StackedResult,
-    norms: Tensor | None,
-    row: int,
-    hooks: Sequence[Callable[..., None]],
-    rate: float | None,
-    trainer: Trainer,
-) -> None:
-    """Calls the hooks of a step, and logs it if there is a `rate`, in samples per second."""
+def update(trainer: Trainer, gradients: Sequence[Tensor], objective: Tensor, batch: Batch) -> None:
+    """The update of a lone run, by the gradients of its parameters in the order of its optimizer. Raises Diverged before it if
+    they are not finite."""
+    places = iter(gradients)
+    for group in trainer.run.optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = next(places).contiguous()  # fused kernels walk through both side by side
+    trainer._set_rates()
+    trainer._apply(batch, objective)
+
+
+def show_gradients(trainer: Trainer, result: StackedResult, norms: Tensor | None, row: int) -> None:
+    """Gives a member its gradients. `norms`: before clipping, of all members."""
     clip = trainer.clip_norm
     trainer.clipped_norm = None if norms is None or clip is None else norms[row]
     named = dict(trainer.run.model.named_parameters())
@@ -29,11 +34,22 @@ def show_step(
         named[name].grad = gradient[row]
         if trainer.clipped_norm is not None and clip is not None:
             named[name].grad = gradient[row] * (clip / (trainer.clipped_norm + 1e-6)).clamp(max=1.0)
+
+
+def show_step(
+    result: StackedResult, row: int, hooks: Sequence[Callable[..., None]], rate: float | None, trainer: Trainer
+) -> None:
+    """Calls the hooks of a step, and logs it if there is a `rate`, in samples per second."""
     own = result.of(row)
     for hook in hooks:
         hook(trainer.run, own)
     if rate is not None:
         trainer._log(own, result.objective[row], rate)
+
+
+def of_every_step(hooks: Sequence[Callable[..., None]]) -> list[Callable[..., None]]:
+    """The hooks to be called after every step: all but that of TensorBoard, which looks at the last step of an epoch only."""
+    return [hook for hook in hooks if not isinstance(getattr(hook, "__self__", None), TensorBoard)]
 
 
 def raise_divergence(batch: Batch, trainer: Trainer) -> None:

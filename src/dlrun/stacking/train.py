@@ -34,8 +34,8 @@ def train_stacked(
     """Trains and tests several runs as one stacked model, from the beginning.
 
     Each gets its own log, curves, checkpoints and results, as if it had been trained alone, and can be resumed and tested
-    alone. One that diverges, fails or stops early leaves the others as they are. Progress bars are left out. After a signal, all
-    that are still trained write a checkpoint and end as interrupted, with `code`, the exit code, among the facts.
+    alone. One that diverges, fails or stops early leaves the others as they are. Progress bars are left out. After a signal,
+    all that are still trained write a checkpoint and end as interrupted, with `code`, the exit code, among the facts.
 
     Args:
         configs: resolved configurations as plain values.

@@ -69,25 +69,41 @@ def perform_job(
 
 
 def perform_stack(
-    jobs: Sequence[Job], sweep_folder: Path, train: Callable[[list[Job]], Sequence[Outcome]]
-) -> list[Outcome]:
-    """Trains several fresh jobs as one stacked model. What `train` raises before it has written anything (a job that cannot
-    be stacked) is passed on; a later error is recorded for each of them that has no results."""
+    jobs: Sequence[Job],
+    sweep_folder: Path,
+    train: Callable[[Callable[[int, Outcome], None]], Sequence[Outcome]],
+    tell: Callable[[Job, Outcome], None],
+) -> bool:
+    """Trains several fresh jobs as one stacked model. Whether they came to their end, rather than being interrupted.
+
+    Args:
+        jobs: none of which has begun.
+        sweep_folder: where their states are noted.
+        train: trains them; calls what it is given for each that has ended, by its place in `jobs`, and returns how each did.
+            What it raises before it has written anything, NotStackable, is passed on; another error is that of all.
+        tell: told of each job that has ended.
+    """
     start = time.monotonic()
+    left = dict(enumerate(jobs))
+
+    def end(place: int, outcome: Outcome) -> None:
+        if job := left.pop(place, None):
+            outcome = outcome_of(job, outcome, time.monotonic() - start)
+            submitted.note(sweep_folder, job.number, outcome.status)
+            tell(job, outcome)
+
     for job in jobs:
         begin(job, lambda line: None)
         submitted.note(sweep_folder, job.number, "running")
     try:
-        outcomes = list(train(list(jobs)))
+        outcomes = train(end)
     except (Exception, SystemExit) as error:
         if isinstance(error, Interrupted) or type(error).__name__ == "NotStackable":
             raise
         outcomes = [failed(job, error) for job in jobs]
-    seconds = time.monotonic() - start
-    outcomes = [outcome_of(job, one, seconds) for job, one in zip(jobs, outcomes, strict=True)]
-    for job, outcome in zip(jobs, outcomes, strict=True):
-        submitted.note(sweep_folder, job.number, outcome.status)
-    return outcomes
+    for place, outcome in enumerate(outcomes):
+        end(place, outcome)
+    return all(outcome.status != "interrupted" for outcome in outcomes)
 
 
 def begin(job: Job, say: Callable[[str], None]) -> Outcome | None:

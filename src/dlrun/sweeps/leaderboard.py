@@ -87,7 +87,8 @@ class Row:
 
 
 class Leaderboard:
-    """Rows sorted by the monitored validation metric, best first; test metrics are shown for the first row alone.
+    """Rows sorted by the monitored validation metric, best first; test metrics are shown for the first row alone. Of runs with
+    another monitor than the first one it takes the value in their own best epoch.
 
     Args:
         folder: of the sweep. jobs: its runs.
@@ -98,8 +99,9 @@ class Leaderboard:
     def __init__(
         self, folder: Path, jobs: Sequence[Record], by: Sequence[str] | None = None, confidence: float = 0.95
     ) -> None:
-        self.folder, self.jobs, self.confidence = folder, list(jobs), confidence
+        self.folder, self.confidence = folder, confidence
         self.monitor = next((job.monitor for job in jobs if job.monitor), "val/loss")
+        self.jobs = [job if job.monitor in ("", self.monitor) else job.by(self.monitor) for job in jobs]
         self.varied = varied(job.settings for job in jobs)
         free = [key for key in self.varied if key not in REPEATS]
         self.names = list(free if by is None else by)
@@ -202,7 +204,9 @@ def print_table(title: str, heading: Sequence[str], rows: Iterable[Sequence[str]
 
     table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     for column, name in enumerate(heading):
-        table.add_column(escape(name), justify="left" if column in left else "right", overflow="fold")
+        table.add_column(
+            escape(name), justify="left" if column in left else "right", overflow="fold", min_width=min(len(name), 16)
+        )
     for row in rows:
         table.add_row(*map(escape, row))
     console = Console()

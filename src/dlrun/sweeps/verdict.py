@@ -31,23 +31,15 @@ def verdict(found: Difference, adjusted: float | None, factor: int, alpha: float
 
 
 def needed_for(found: Difference, alpha: float) -> int | None:
-    """How many pairs (unpaired: runs of each row) would show the observed difference with a power of 80 %; if that is more
-    than 30 beyond those at hand, how many would show a difference of two standard deviations, unless there are as many."""
-    exact = "sign flips" in found.test
-    first = max(2, math.ceil(1 - math.log2(alpha))) if exact else 2  # 2 ** (1 - n) is the least p of n sign flips
-    if exact and found.effect is None and found.n > 2:  # equal differences
+    """How many pairs (unpaired: runs of each row) would show the observed difference with a power of 80 %; of two pairs, which
+    tell no effect size, how many would show a difference of two standard deviations. None for more than 30 beyond those at
+    hand, or if the number of pairs is not what is lacking."""
+    exact = found.test == "sign flips"
+    first = math.ceil(1 - math.log2(alpha)) if exact else 2  # 2 ** (1 - n) is the least p of n sign flips
+    if exact and found.effect is None and found.n > 2:  # all differences are equal
         return first if first > found.n else None
-    for effect in (abs(found.effect or 0.0), LARGE):
-        needed = _needed(effect, alpha, found, first)
-        if needed is not None and needed > found.n:
-            return needed
-        if needed is not None and effect == LARGE:
-            return None
-    return found.n + FURTHER
-
-
-def _needed(effect: float, alpha: float, found: Difference, first: int) -> int | None:
-    for n in range(first, max(first, found.n) + FURTHER + 1):
+    effect = LARGE if found.effect is None else abs(found.effect)
+    for n in range(max(first, found.n + 1), max(first, found.n) + FURTHER + 1):
         if power(effect, n, alpha, paired=found.paired, folds=n if found.folds else 0) >= POWER:
             return n
     return None

@@ -249,20 +249,29 @@ class Trainer:
 
     def _step(self, batch: Batch) -> tuple[StepResult, Tensor]:
         """One update. Returns the result of the forward pass and the objective (loss + penalties), detached."""
-        factor = self.scheduler.factor(self.run.step)
-        for group, built in zip(self.run.optimizer.param_groups, self.built_settings, strict=True):
-            group["lr"] = built["lr"] * factor
+        self._set_rates()
         result, objective = self.graph.update(batch) if self.graph else self._update(batch)
         if self.average:
             self.average.update(self.run.model)
         return result, objective
 
+    def _set_rates(self) -> None:
+        """Gives the optimizer the learning rates of this step."""
+        factor = self.scheduler.factor(self.run.step)
+        for group, built in zip(self.run.optimizer.param_groups, self.built_settings, strict=True):
+            group["lr"] = built["lr"] * factor
+
     def _update(self, batch: Batch) -> tuple[StepResult, Tensor]:
         """The part of an update that does the same at each step, but for learning rates and random streams: see `_graph`."""
-        run, optimizer = self.run, self.run.optimizer
         for parameter in self.trainable:
             parameter.grad = None
         result, objective = self._gradients_of(batch)
+        self._apply(batch, objective)
+        return result, objective
+
+    def _apply(self, batch: Batch, objective: Tensor) -> None:
+        """The update by the gradients as they are. Raises Diverged before it if they are not finite and are looked at."""
+        run, optimizer = self.run, self.run.optimizer
         if self.gradients:
             self.gradients.add()
         if (self.reads_losses or run.step == 0) and not self._all_finite(objective):
@@ -281,7 +290,6 @@ class Trainer:
         for regularizer in self.projections:
             with torch.no_grad():
                 regularizer.project(run.model)
-        return result, objective
 
     def _gradients_of(self, batch: Batch) -> tuple[StepResult, Tensor]:
         """Forward and backward of a minibatch, as one or in micro-batches."""

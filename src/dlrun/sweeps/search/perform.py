@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from dlrun.registry import ConfigError
 from dlrun.sweeps import submitted
 from dlrun.sweeps import sweep as current
 from dlrun.sweeps.compose import Composer
+from dlrun.sweeps.grid import LARGE
 from dlrun.sweeps.jobs import Job
 from dlrun.sweeps.manifest import without_passing
 from dlrun.sweeps.search.batches import run_in_batches
@@ -48,6 +51,9 @@ def search(words: Sequence[str], given: Mapping[str, Any], launcher: Any, contex
     if settings.pruner != "none" and not listens:
         print(f"dlrun: {KEY}.pruner: off, since {_name(launcher)} does not listen to runs", file=sys.stderr)
         settings = check({**vars(settings), "pruner": "none"})
+    runs = trial_limit(settings, space) * len(space.repeats)
+    if runs > LARGE and config.get("allow_large") is not True:
+        raise ConfigError(f"-m: this search makes {runs:,} jobs; if that is meant, add allow_large=true")
     if config.get("dry_run"):
         _show(settings, space, objective)
         return
@@ -70,8 +76,22 @@ def search(words: Sequence[str], given: Mapping[str, Any], launcher: Any, contex
 
 
 def _composed(composer: Composer, space: Space) -> Job:
-    """A job of the space. Every option of every list is composed once, so that a misspelt one is found at once."""
-    jobs = [composer.job(0, words) for words in space.corners()]
+    """A job of the space. Every option of every list is composed once, so that a misspelt one is found at once, and one that
+    lacks a setting that another one has."""
+    jobs = []
+    groups = [parameter for parameter in space.parameters if parameter.choices and "." not in parameter.key]
+    for words in space.corners():
+        try:
+            jobs.append(composer.job(0, words))
+        except ConfigCompositionException as error:
+            key = re.search(r"Could not override '([^']+)'", str(error))
+            options = [word for word in words for group in groups if key and word.startswith(f"{group.key}=")]
+            options = [word for word in options if key and key[1].startswith(f"{word.partition('=')[0]}.")]
+            if key is None or not options:
+                raise
+            raise ConfigError(
+                f"{options[0]}: has no {key[1]}, which all options of the list need to be searched together"
+            ) from error
     return jobs[0]
 
 

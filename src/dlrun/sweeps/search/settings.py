@@ -62,7 +62,7 @@ def check_together(settings: Settings, space: Space, objectives: int) -> None:
     sampler = settings.sampler
     if sampler == "grid":
         for parameter in space.parameters:
-            parameter.values()
+            _ = parameter.count
     if sampler == "cmaes":
         if lists := [p.name for p in space.parameters if p.kind == "choice"]:
             raise ConfigError(f"{KEY}.sampler: cmaes searches numbers only, not {', '.join(lists)}; use tpe")
@@ -82,7 +82,7 @@ def trial_limit(settings: Settings, space: Space) -> int:
     """How many trials the search has in all; a grid by default all its combinations."""
     if settings.sampler != "grid":
         return settings.trials or TRIALS
-    combinations = math.prod(len(parameter.values()) for parameter in space.parameters)
+    combinations = math.prod(parameter.count for parameter in space.parameters)
     return min(settings.trials or combinations, combinations)
 
 

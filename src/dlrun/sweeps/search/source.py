@@ -161,9 +161,8 @@ class Search:
         """The values of a grid, of which the last parameter varies fastest."""
         values: dict[str, Any] = {}
         for parameter in reversed(self.space.parameters):
-            choices = parameter.values()
-            number, at = divmod(number, len(choices))
-            values[parameter.name] = choices[at]
+            number, at = divmod(number, parameter.count)
+            values[parameter.name] = parameter.value(at)
         return values
 
     def _is_late(self) -> bool:
@@ -199,6 +198,7 @@ class Search:
                     raise ConfigError(failure.message) from error
         runs = [job.number for job in trial.jobs.values()]
         trial.own.set_user_attr("runs", sorted(runs))
+        trial.own.set_user_attr("epochs", sum(outcome.epochs for outcome in trial.outcomes.values()))
         if failure:
             trial.own.set_user_attr("failure", {"status": failure.status, "message": failure.message})
             self._count_failure(trial.number, failure)

@@ -55,15 +55,21 @@ class Parameter:
             value = min(max(value, self.low), self.high)
         return f"{self.key}={value}"
 
-    def values(self) -> list[Any]:
-        """All values. Raises ConfigError for an interval, which has no end of them."""
+    @property
+    def count(self) -> int:
+        """How many values there are. Raises ConfigError for an interval, which has no end of them."""
         if self.kind == "choice":
-            return list(self.choices)
+            return len(self.choices)
         if self.step is None:
             raise ConfigError(f"sweeper.sampler: grid cannot sample {self.name}, an interval; write a range or a list")
-        low, step = Decimal(str(self.low)), Decimal(str(self.step))
-        exact = [low + n * step for n in range(int((Decimal(str(self.high)) - low) / step) + 1)]
-        return [int(value) if self.kind == "int" else float(value) for value in exact]
+        return int((Decimal(str(self.high)) - Decimal(str(self.low))) / Decimal(str(self.step))) + 1
+
+    def value(self, number: int) -> Any:
+        """The value with a number from 0 to `count` - 1."""
+        if self.kind == "choice":
+            return self.choices[number]
+        exact = Decimal(str(self.low)) + number * Decimal(str(self.step))
+        return int(exact) if self.kind == "int" else float(exact)
 
     def edge(self, value: Any) -> str:
         """`lower` or `upper` if a value lies on that end of the range, else nothing."""

@@ -107,7 +107,7 @@ def _searched(trial: Any, space: Space) -> list[str]:
 
 def _table(trials: Sequence[Any], space: Space, objective: Objective) -> list[list[Any]]:
     names = [parameter.name for parameter in space.parameters]
-    table: list[list[Any]] = [["trial", "state", *objective.names, *names, "last epoch", "seconds", "runs", "message"]]
+    table: list[list[Any]] = [["trial", "state", *objective.names, *names, "epochs", "seconds", "runs", "message"]]
     for trial in trials:
         ended, began = trial.datetime_complete, trial.datetime_start
         seconds = round((ended - began).total_seconds(), 3) if ended and began else None
@@ -117,7 +117,7 @@ def _table(trials: Sequence[Any], space: Space, objective: Objective) -> list[li
         }
         table.append([
             trial.number, state_of(trial), *(values or [None] * len(objective.names)),
-            *(words.get(name) for name in names), trial.last_step, seconds,
+            *(words.get(name) for name in names), trial.user_attrs.get("epochs"), seconds,
             " ".join(map(str, trial.user_attrs.get("runs", []))), trial.user_attrs.get("failure", {}).get("message"),
         ])  # fmt: skip
     return table
