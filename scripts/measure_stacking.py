@@ -172,7 +172,7 @@ def measure_speed(
     for model in models:
         for size in sizes:
             config = composed(
-                f"model={model}", "data=mnist", "device=cpu", "callbacks=none", "trainer.epochs=1",
+                *model.split(), "data=mnist", "device=cpu", "callbacks=none", "trainer.epochs=1",
                 f"data.limit_train={samples}", "data.limit_val=1000", "data.limit_test=1000", f"data.batch_size={batch}",
                 f"trainer.threads={threads}",
             )  # fmt: skip
@@ -212,7 +212,7 @@ def in_turns(configs: Sequence[Config], stacked_first: bool) -> tuple[float, flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["equality", "single", "speed"])
-    parser.add_argument("--models", nargs="+", help="of those in MODELS, or, for speed, any of dlrun's")
+    parser.add_argument("--models", nargs="+", help="of those in MODELS; for speed words such as model=lenet")
     parser.add_argument("--optimizers", nargs="+", default=list(RATES))
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--sizes", nargs="+", type=int, default=[4, 8, 16])
@@ -226,7 +226,7 @@ def main() -> None:
     )
     if options.what == "speed":
         measure_speed(
-            options.models or ["mlp", "lenet"],
+            options.models or ["model=mlp model.hidden=[64]", "model=mlp", "model=lenet"],
             options.sizes,
             options.rounds,
             options.samples,

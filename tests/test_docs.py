@@ -7,8 +7,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from dlrun.arguments import sort_arguments
+from dlrun.repeats import expand
 from dlrun.settings import config_dir
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +24,16 @@ COMMANDS = [
 ]
 
 
+def first_value(word: str) -> str:
+    """An override; of one that is swept, with its first value."""
+    override = OverridesParser.create().parse_override(word)
+    if not override.is_sweep_override():
+        return word
+    discrete = override.is_discrete_sweep()
+    value = next(override.sweep_string_iterator()) if discrete else override.value().start  # type: ignore[union-attr]
+    return f"{override.get_key_element()}={value}"
+
+
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
 def test_commands_compose(page: str, command: str) -> None:
     """Every command line in the pages composes and is accepted by the check that a run makes first."""
@@ -28,13 +41,12 @@ def test_commands_compose(page: str, command: str) -> None:
 
     from dlrun.build import check
 
-    words = shlex.split(command, comments=True)[1:]
+    words = sort_arguments(expand(shlex.split(command, comments=True)[1:]))
     if any(word.startswith(("run=", "resume=", "--config-dir")) for word in words):
         return  # composes on top of a saved run, or of the reader's own files
     if "--cfg" in words:
         words = words[2:]
-    sweep = "-m" in words
-    overrides = [re.sub(r"range\(.*\)", "0", w.split(",")[0] if sweep else w) for w in words if not w.startswith("-")]
+    overrides = [first_value(word) for word in words if not word.startswith(("-", "hydra"))]
     OmegaConf.register_new_resolver("dlrun.run_dir", lambda action, wanted: wanted, replace=True)
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         check(OmegaConf.to_container(compose("config", overrides), throw_on_missing=False))  # type: ignore[arg-type]

@@ -134,7 +134,9 @@ def test_statistics_come_from_the_other_folds() -> None:
         samples, _ = data.source.train()
         x, y = samples.inputs.double().numpy(), samples.targets.double().numpy()
         sizes.append((data.spec.num_train, data.spec.num_val))
-        train, val = (data.source_rows(name, list(range(n))) for name, n in zip(("train", "val"), sizes[-1], strict=True))
+        train, val = (
+            data.source_rows(name, list(range(n))) for name, n in zip(("train", "val"), sizes[-1], strict=True)
+        )
         np.testing.assert_allclose(data.spec.mean, x[train].mean(0), rtol=1e-6)
         np.testing.assert_allclose(data.spec.target.std, y[train].std(0), rtol=1e-6)
         inputs = torch.cat([batch.inputs for batch in data.split("val")])

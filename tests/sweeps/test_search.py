@@ -138,7 +138,7 @@ def test_a_grid_is_every_combination_once(tmp_path: Path) -> None:
 def test_several_objectives_give_the_best_of_each(tmp_path: Path) -> None:
     """NSGA-II with two objectives of which one falls as the other rises: each value of x is best for some weighing."""
     search = searched(tmp_path, "x=0.1,0.2,0.3", sampler="nsgaii", trials=12, objective=["val/loss", "val/accuracy"])
-    assert search.reports
+    assert search.reports  # else a launcher that stacks would ask for all jobs at once
     while job := search.next():
         x = float(job.overrides[0].split("=")[1])
         search.reported(job, 1, {"val/loss": x, "val/accuracy": x})

@@ -61,6 +61,10 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         if self.folds is None and self.fold:
-            raise ConfigError(f"data.fold: got {self.fold}, but data.folds is null; set data.folds to the number of folds")
+            raise ConfigError(
+                f"data.fold: got {self.fold}, but data.folds is null; set data.folds to the number of folds"
+            )
         if self.folds is not None and self.fold >= self.folds:
-            raise ConfigError(f"data.fold: got {self.fold}; expected 0 to {self.folds - 1}, as data.folds is {self.folds}")
+            raise ConfigError(
+                f"data.fold: got {self.fold}; expected 0 to {self.folds - 1}, as data.folds is {self.folds}"
+            )

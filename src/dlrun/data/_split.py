@@ -109,7 +109,9 @@ def _leave_fold(rows: Tensor, strata: Tensor, folds: int, fold: int, seed: int) 
     and two folds differ by one sample at most, in size and in what they hold of a stratum.
     """
     if folds > len(rows):
-        raise ConfigError(f"data.folds: got {folds}; at most {len(rows)}, the number of training and validation samples")
+        raise ConfigError(
+            f"data.folds: got {folds}; at most {len(rows)}, the number of training and validation samples"
+        )
     shuffled = rows[torch.randperm(len(rows), generator=streams.generator(seed, "split/folds"))]
     dealt = shuffled[torch.argsort(strata[shuffled], stable=True)]
     held_out = torch.arange(len(dealt)) % folds == fold

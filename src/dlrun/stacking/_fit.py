@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from dlrun.signals import Interrupted, Signals
+from dlrun.stacking import _shown
 from dlrun.stacking._batches import StackedBatches
 from dlrun.stacking._member import Heard, Member
 from dlrun.stacking._optimizers import BLOCK, StackedOptimizer
-from dlrun.stacking._shown import find_divergence, of_every_step, raise_divergence, show_gradients, show_step, update
 from dlrun.stacking._stack import Stack
 from dlrun.stacking._step import StackedBatch, StackedResult, StackedStep
 from dlrun.stacking._sums import StackedSums
@@ -38,9 +38,8 @@ class StackedFit:
     Args:
         members: the runs; `check_trainers` and `try_step` have found no obstacle.
         ended: told of each member that has ended, by its number.
-        at_once: whether one update is made of all members, as a device needs it that waits for kernels to be launched, or
-            their own optimizers update one after another, so that all that one reads stays in the processor's cache; None:
-            at once on all devices but the CPU.
+        at_once: whether there is one update of all members; or, as is faster on the CPU, they are updated one after another by
+            their own optimizers. None: at once on all devices but the CPU.
     """
 
     def __init__(
@@ -60,11 +59,13 @@ class StackedFit:
         self.step = StackedStep(trainers, self.stack)
         self.stack.attach([trainer.run.model for trainer in trainers])
         device = self.stack.flat.device
-        if at_once is None:
-            at_once = device.type != "cpu"
+        at_once = device.type != "cpu" if at_once is None else at_once
         self.optimizer = StackedOptimizer(trainers, self.stack) if at_once else None
         self.sums = StackedSums(trainers, device)
         self.left = torch.zeros(len(members), dtype=torch.bool, device=device)
+        self.norms: Tensor | None = (
+            None  # of the gradients of all members before clipping, where they are updated at once
+        )
         self.epoch_start = time.perf_counter()
 
     def fit(self) -> None:
@@ -107,11 +108,9 @@ class StackedFit:
         run, trainers = self.members[0].trainer.run, [member.trainer for member in self.rows]
         self.last = min(run.step + run.steps_per_epoch, run.total_steps)  # step of this epoch
         self.hooks = {member: member.trainer._overriding("on_step") for member in self.members}
-        self.hooked = any(map(of_every_step, self.hooks.values()))
+        self.hooked = any(map(_shown.of_every_step, self.hooks.values()))
         left = [row for row, member in enumerate(self.rows) if member not in self.members]
-        self.sums = StackedSums(trainers, self.stack.flat.device)
-        for row in left:
-            self.sums.leave(row)
+        self.sums = StackedSums(trainers, self.stack.flat.device, left)
         batches = StackedBatches(trainers, left)
         self.epoch_start = self.window_start = time.perf_counter()
         self.window = run.samples
@@ -126,34 +125,33 @@ class StackedFit:
     def _step(self, step: int, batch: StackedBatch) -> None:
         self.stack.fill_keys(step)
         result = self.step(batch)
-        norms = self._update_each(batch, result) if self.optimizer is None else self._update(step, batch, result)
+        if self.optimizer is None:
+            self._update_each(batch, result)
+        else:
+            self._update(self.optimizer, step, batch, result)
         for member in self.members:
-            trainer = member.trainer
-            trainer.batch += 1
-            trainer.run.step += 1
-            trainer.run.samples += batch.size
+            _shown.count_step(member.trainer, batch.size)
         self.sums.add(result, batch.size)
         if self.members:
-            self._after(step + 1, result, norms)
+            self._after(step + 1, result)
 
     def _update_each(self, batch: StackedBatch, result: StackedResult) -> None:
         """The members' own updates. Ends those whose step was not finite."""
         gradients = [result.gradients[name].unbind() for name in self.stack.columns]
-        for row, member in enumerate(self.rows):
-            if member not in self.members:
-                continue
+        for member in list(self.members):
+            row = self.rows.index(member)
             try:
-                update(member.trainer, [of_all[row] for of_all in gradients], result.objective[row], batch.of(row))
+                _shown.update(
+                    member.trainer, [of_all[row] for of_all in gradients], result.objective[row], batch.of(row)
+                )
             except (Exception, SystemExit) as error:
                 self._share()
                 self._leave(member, error)
 
-    def _update(self, step: int, batch: StackedBatch, result: StackedResult) -> Tensor | None:
-        """One update of all members; those whose step was not finite end before it, where it is looked at. Returns the norms
-        of their gradients, if they are clipped."""
-        assert self.optimizer is not None
-        if not self.optimizer.knows(step):
-            self.optimizer.prepare(range(step, min(step + BLOCK, self.last)))
+    def _update(self, optimizer: StackedOptimizer, step: int, batch: StackedBatch, result: StackedResult) -> None:
+        """One update of all members; those whose step was not finite end before it, where it is looked at."""
+        if not optimizer.knows(step):
+            optimizer.prepare(range(step, min(step + BLOCK, self.last)))
         gradient = self.stack.gather(result.gradients)
         largest = torch.linalg.vector_norm(gradient, torch.inf, 1)  # NaN if one is
         finite = torch.isfinite(largest) & torch.isfinite(result.objective) | self.left
@@ -161,28 +159,28 @@ class StackedFit:
         if (self.reads_losses or step == 0) and not finite.all():
             self._diverge(batch, finite.tolist())
         with torch.no_grad():
-            norms = self.optimizer.step(step, gradient)
+            self.norms = optimizer.step(step, gradient)
             for member in self.members:
                 for regularizer in member.trainer.projections:
                     regularizer.project(member.trainer.run.model)
-        return norms
 
-    def _after(self, step: int, result: StackedResult, norms: Tensor | None) -> None:
+    def _after(self, step: int, result: StackedResult) -> None:
         """What follows the update: hooks, logs, checkpoints, signals. `step`: updates that are done."""
         first, now = self.members[0].trainer, time.perf_counter()
         logs = step % first.log_every_steps == 0 or step == 1
-        hooks: dict[Member, list[Callable[..., None]]] = {}
+        hooks = {}
         if self.hooked or step == self.last:
-            each = (lambda found: found) if step == self.last else of_every_step
-            hooks = {member: each(self.hooks[member]) for member in self.members}
+            hooks = {
+                m: self.hooks[m] if step == self.last else _shown.of_every_step(self.hooks[m]) for m in self.members
+            }
         if logs or any(hooks.values()):
             self._share()
             rate = (first.run.samples - self.window) / max(now - self.window_start, 1e-9) if logs else None
-            for row, member in enumerate(self.rows):
-                if logs or hooks.get(member):
-                    if self.optimizer is not None:
-                        show_gradients(member.trainer, result, norms, row)
-                    self._do(member, partial(show_step, result, row, hooks.get(member, []), rate))
+            for member in [member for member in self.members if logs or hooks.get(member)]:
+                row = self.rows.index(member)
+                if self.optimizer is not None:
+                    _shown.show_gradients(member.trainer, result, self.norms, row)
+                self._do(member, partial(_shown.show_step, result, row, hooks.get(member, []), rate))
         if logs:
             self.window, self.window_start = first.run.samples, now
         if self.signals.arrived:
@@ -199,20 +197,19 @@ class StackedFit:
         """Gives the members' trainers what a checkpoint, a log or an evaluation needs."""
         self.sums.share()
         seconds = time.perf_counter() - self.epoch_start
-        for row, member in enumerate(self.rows):
-            if member in self.members:
-                member.trainer.epoch_seconds[-1] = seconds
-                if self.optimizer is not None:
-                    self.optimizer.show(row)
+        for member in self.members:
+            member.trainer.epoch_seconds[-1] = seconds
+            if self.optimizer is not None:
+                self.optimizer.show(self.rows.index(member))
 
     # ---- members that leave ---------------------------------------------------------------------------------------
 
     def _diverge(self, batch: StackedBatch, finite: Sequence[bool]) -> None:
         """Ends the members whose step was not finite, before their weights are updated."""
         self._share()
-        for row, member in enumerate(self.rows):
-            if not finite[row]:
-                self._do(member, partial(raise_divergence, batch.of(row)))
+        for member in list(self.members):
+            if not finite[row := self.rows.index(member)]:
+                self._do(member, partial(_shown.raise_divergence, batch.of(row)))
 
     def _look(self) -> None:
         """Ends the members that were not finite since the epoch began, where steps are not looked at one by one."""
@@ -221,7 +218,7 @@ class StackedFit:
         self._share()
         for member, finite in zip(self.rows, self.sums.finite.tolist(), strict=True):
             if not finite:
-                self._do(member, find_divergence)
+                self._do(member, _shown.find_divergence)
 
     def _interrupt(self) -> None:
         """Ends all members after a checkpoint."""
@@ -239,20 +236,16 @@ class StackedFit:
         """Does something with a member that is still there, with its own log; an error ends that member."""
         if member not in self.members:
             return
-        with member.log():
-            try:
+        try:
+            with member.log():
                 action(member.trainer)
-                return
-            except (Exception, SystemExit) as raised:
-                error = raised
-        self._leave(member, error)
+        except (Exception, SystemExit) as error:
+            self._leave(member, error)
 
     def _leave(self, member: Member, error: BaseException | None) -> None:
         self.members.remove(member)
-        row = self.rows.index(member)
-        self.left[row] = True
+        self.left[row := self.rows.index(member)] = True
         self.sums.leave(row)
-        with member.log():
-            outcome = member.end(error, self.total)
+        outcome = member.end(error, self.total)
         if self.ended:
             self.ended(member.number, outcome)

@@ -36,6 +36,11 @@ class Member:
         return log_file(self.folder)
 
     def end(self, error: BaseException | None, members: int) -> Outcome:
+        """As `_end`, with the log of this run."""
+        with self.log():
+            return self._end(error, members)
+
+    def _end(self, error: BaseException | None, members: int) -> Outcome:
         """Ends the run by an error, or as one that has nothing left to train: it is tested then. Writes results.json.
 
         `members`: of the stack, for the facts of the outcome.

@@ -25,6 +25,13 @@ def update(trainer: Trainer, gradients: Sequence[Tensor], objective: Tensor, bat
     trainer._apply(batch, objective)
 
 
+def count_step(trainer: Trainer, samples: int) -> None:
+    """Counts an update by so many samples."""
+    trainer.batch += 1
+    trainer.run.step += 1
+    trainer.run.samples += samples
+
+
 def show_gradients(trainer: Trainer, result: StackedResult, norms: Tensor | None, row: int) -> None:
     """Gives a member its gradients. `norms`: before clipping, of all members."""
     clip = trainer.clip_norm

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import torch
 from torch import Tensor
@@ -21,16 +21,17 @@ class StackedSums:
     Args:
         trainers: of the members, whose own sums and metrics begin anew.
         device: of the results.
+        left: numbers of members that have left the stack.
     """
 
-    def __init__(self, trainers: Sequence[Trainer], device: torch.device) -> None:
-        self.trainers = dict(enumerate(trainers))
+    def __init__(self, trainers: Sequence[Trainer], device: torch.device, left: Container[int] = ()) -> None:
+        self.trainers = {row: trainer for row, trainer in enumerate(trainers) if row not in left}
         self.samples = 0
         self.finite = torch.ones(len(trainers), dtype=torch.bool, device=device)  # so far
         self._sums = torch.zeros(2, len(trainers), dtype=torch.float64, device=device)  # of loss and objective
         self._seen: list[tuple[Tensor, Tensor]] = []  # outputs and targets that no metric has seen yet
         self._kept = 0
-        for trainer in trainers:
+        for trainer in self.trainers.values():
             trainer.sums = EpochSums()
             trainer.train_metrics = MetricCollection(trainer.run.loss, trainer.run.task.target())
 

@@ -132,17 +132,17 @@ def _begun(
     """The members whose folders could be written in; the others have ended."""
     begun = []
     for member, records in zip(members, said, strict=True):
-        with member.log():
-            try:
+        try:
+            with member.log():
                 for record in records:
                     log.handle(record)
                 write_origin(member.trainer, "started", stacked=len(members))
                 log.info("trained as one of %d runs in a stacked model", len(members))
-                begun.append(member)
-            except Exception as error:
-                outcome = member.end(error, len(members))
-                if reporter:
-                    reporter(member.number, outcome)
+            begun.append(member)
+        except Exception as error:
+            outcome = member.end(error, len(members))
+            if reporter:
+                reporter(member.number, outcome)
     return begun
 
 

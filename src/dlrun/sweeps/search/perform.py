@@ -57,6 +57,8 @@ def search(words: Sequence[str], given: Mapping[str, Any], launcher: Any, contex
     if config.get("dry_run"):
         _show(settings, space, objective)
         return
+    if listens and getattr(launcher, "settings", {}).get("stack"):
+        print("dlrun: launcher.stack: off, since each trial depends on those that ended before it", file=sys.stderr)
     study = open_study(settings, space, objective, folder)
     source = Search(settings, space, objective, study, _maker(composer, passing), epochs=epochs_of(trainer))
     try:

@@ -51,7 +51,7 @@ class Search:
         self.make_job, self.clock = make_job, clock
         self.say = say or _say
         self.prunes = settings.pruner != "none"
-        self.reports = self.prunes or not objective.is_monitor
+        self.reports = True  # also what keeps a launcher from asking for all jobs before the first has ended
         self.limit = trial_limit(settings, space)
         self.stopped = ""
         self.began: float | None = None
@@ -88,7 +88,7 @@ class Search:
             return False
         trial, member = self._jobs[job.number]
         name = self.objective.names[0]
-        if not self._known:
+        if not self._known and not self.objective.is_monitor:
             if lacking := [name for name in self.objective.names if name not in metrics]:
                 raise not_reported(lacking[0], list(metrics))
             self._known = True
