@@ -1,6 +1,6 @@
 """What a search gains over chance, and what pruning saves.
 
-python scripts/measure_search.py                  # about eight minutes on one core; --repetitions 3 for a quick look
+python scripts/measure_search.py                  # about 12 minutes of one core; --repetitions 3 for a quick look
 
 One problem, chosen by what the settings are and not by what came out: the digits, a multilayer perceptron, Adam, 8 epochs, and
 the five settings that one would tune first, each over the whole range in which people try it. Each repetition is a search of 40

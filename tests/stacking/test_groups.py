@@ -77,7 +77,7 @@ def test_must_be_equal(values: Config, differing: str, lab: Any, config: Config)
     """What changes shapes, samples or steps keeps runs apart, and one line says so."""
     found, lines = groups(jobs(lab, config, {}, values, {"seed": 1}, {**values, "seed": 2}))
     assert numbers(found) == [[0, 2], [1, 3]]
-    assert lines == [f"#1, #3: not stacked with the others: {differing} differs from that of #0"]
+    assert lines == [f"#1, #3: not stacked with #0: {differing} differs"]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_never_stacked(values: Config, reason: str, lab: Any, config: Config) ->
     found, lines = groups(jobs(lab, config, {}, values, {"seed": 1}, values))
     assert numbers(found) == [[0, 2], [1], [3]]
     assert len(lines) == 1
-    assert lines[0].startswith(f"#1, #3: not stacked with the others: {reason}")
+    assert lines[0].startswith(f"#1, #3: not stacked: {reason}")
 
 
 def test_a_job_that_cannot_be_resolved(lab: Any, config: Config) -> None:
@@ -106,7 +106,7 @@ def test_a_job_that_cannot_be_resolved(lab: Any, config: Config) -> None:
     made.append(Job(2, [], {}, Path("2"), "2", "no such thing"))
     found, lines = groups(made)
     assert numbers(found) == [[0, 1], [2]]
-    assert lines == ["#2: not stacked with the others: no such thing"]
+    assert lines == ["#2: not stacked: no such thing"]
 
 
 def test_limit(lab: Any, config: Config) -> None:

@@ -99,3 +99,34 @@ def test_the_folder_that_dlrun_chooses(launcher: str, dlrun: Callable, tmp_path:
     sweeps = [path.parent for path in (tmp_path / "outputs").rglob(manifest.FILE)]
     assert len(sweeps) == 1
     assert [found["status"] for found in results(sweeps[0])] == ["finished"] * 2
+
+
+@pytest.mark.parametrize("launcher", MODULES)
+def test_a_killed_process_is_recorded(launcher: str, dlrun: Callable, tmp_path: Path) -> None:
+    """A run whose process is killed is recorded, with exit code 4 and no traceback; the same command runs what is missing."""
+    chosen = words(launcher)
+    (tmp_path / "own" / "data").mkdir(parents=True)
+    (tmp_path / "own" / "data" / "deadly.yaml").write_text(
+        "defaults: [_common, _self_]\nname: deadly\nimport: deadly\nmark: null\n"
+    )
+    (tmp_path / "deadly.py").write_text(
+        "import os, pathlib\n"
+        "from dlrun.data import DATASETS\n"
+        "from dlrun.data.digits import Digits\n"
+        "@DATASETS.register('deadly')\n"
+        "class Deadly(Digits):\n"
+        "    def __init__(self, *, mark: str | None = None) -> None:\n"
+        "        if mark and not os.path.exists(mark):\n"
+        "            pathlib.Path(mark).touch()\n"
+        "            os.kill(os.getpid(), 9)\n"
+    )
+    command = [word for word in SWEEP if not word.startswith(("data=", "optimizer.lr", "seed"))]
+    command += ["--config-dir", "own", "data=deadly", "data.mark=null,died", *chosen, "hydra.sweep.dir=sweep"]
+    done = dlrun(*command)
+    if launcher == "ray":  # starts it again by itself
+        assert done.rc == 0, done.stderr
+    else:
+        assert (done.rc, "Traceback" in done.stderr, "goes on with what is missing" in done.stderr) == (4, False, True)
+        assert json.loads((tmp_path / "sweep/1/results.json").read_text())["status"] == "killed"
+    assert dlrun(*command).rc == 0
+    assert [found["status"] for found in results(tmp_path / "sweep")] == ["finished"] * 2

@@ -68,7 +68,7 @@ def test_a_diverging_member_leaves_the_others(cli, tmp_path: Path) -> None:
 
 def test_an_interrupted_stack_goes_on(cli, tmp_path: Path) -> None:
     """SIGTERM: every member writes a checkpoint; the same command goes on with each alone."""
-    words = (*QUICK, "trainer.epochs=400", "seed=0,1,2", "hydra.sweep.dir=sweep", "-m")
+    words = (*QUICK, "trainer.epochs=100", "seed=0,1,2", "hydra.sweep.dir=sweep", "-m")
     process = subprocess.Popen(
         [sys.executable, "-m", "dlrun", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -81,5 +81,5 @@ def test_an_interrupted_stack_goes_on(cli, tmp_path: Path) -> None:
     assert [results(tmp_path / "sweep" / n)["status"] for n in "012"] == ["interrupted"] * 3
     done = cli(*words)
     assert done.rc == 0, done.stderr
-    assert [results(tmp_path / "sweep" / n)["epochs"] for n in "012"] == [400] * 3
+    assert [results(tmp_path / "sweep" / n)["epochs"] for n in "012"] == [100] * 3
     assert all("resumed" in (tmp_path / "sweep" / n / "dlrun.log").read_text() for n in "012")

@@ -5,8 +5,7 @@ fit:  for each epoch
             a member whose step is not finite ends before the update
         each member: evaluate, keep the best, checkpoint, stop early; one that has ended is tested
 
-The row of a member that has ended stays in the stack: kernels round by how many rows there are, so that taking it out would
-change the last bits of the others.
+The row of a member that has ended stays: kernels round by the number of rows, so taking it out would change the others' bits.
 """
 
 from __future__ import annotations

@@ -73,14 +73,15 @@ def groups(jobs: Sequence[Job], limit: int | None = None) -> tuple[list[list[Job
     for job in jobs:
         if reason := job.problem or obstacle(job.config):
             found[f"alone {job.number}"] = [job]
-            reasons.setdefault(reason, []).append(job)
+            reasons.setdefault(f"not stacked: {reason}", []).append(job)
         else:
             found.setdefault(kind(job.config), []).append(job)
     stacks = [group for key, group in found.items() if not key.startswith("alone ")]
     for group in stacks[1:]:
-        reason = f"{_differing(stacks[0][0].config, group[0].config)} differs from that of #{stacks[0][0].number}"
+        first = stacks[0][0]
+        reason = f"not stacked with #{first.number}: {_differing(first.config, group[0].config)} differs"
         reasons.setdefault(reason, []).extend(group)
-    lines = [f"{_numbers(apart)}: not stacked with the others: {reason}" for reason, apart in reasons.items()]
+    lines = [f"{_numbers(apart)}: {reason}" for reason, apart in reasons.items()]
     return [part for group in found.values() for part in _split(group, limit)], lines
 
 
