@@ -27,9 +27,9 @@ TRIVIAL = ("-m", "dlrun", "model=linear", "data=xor", "trainer.fast_dev_run=true
 NOTE = (
     "On the CPU, from launch to exit. 16 runs: 4 learning rates, 4 seeds. The MLP has 784-512-256-10 units and is trained "
     "for an epoch on 10,000 images of MNIST, validated and tested on 2,000 each. `ordinary script` is "
-    "scripts/benchmark/hydra_mlp.py: Hydra, torchvision's data set, a DataLoader, one checkpoint, nothing else. dlrun writes all it does by default. A trivial "
-    "job trains two minibatches of XOR without callbacks. `one worker` and `two workers` have one thread each; their time goes "
-    "from the first run's beginning to the last one's end."
+    "scripts/benchmark/hydra_mlp.py: Hydra, torchvision's data set, a DataLoader, one checkpoint, nothing else. dlrun "
+    "writes all it does by default. A trivial job trains two minibatches of XOR without callbacks. `one worker` and `two "
+    "workers` have one thread each; their time goes from the first run's beginning to the last one's end."
 )
 
 

@@ -57,6 +57,11 @@ def check(config: Mapping[str, Any]) -> None:
     validate(config["device"], str, "device")
     for name in FLAGS:
         validate(config[name], bool, name)
+    for name in ("seeds", "folds"):
+        if config.get(name) is not None:
+            raise ConfigError(
+                f"{name}: got {config[name]!r} in a file; it counts on the command line only: dlrun ... {name}=5"
+            )
     resolve_device(config["device"])
     check_data(config["data"])
     MODELS.check(config["model"])

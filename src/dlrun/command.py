@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,9 +30,14 @@ from dlrun.sweeps.manifest import without_passing
 run_folder: Path | None = None
 """Of the training run that this command makes or goes on with, once it is known."""
 _sweep_folder: Callable[[str], str] = str
-# Cached, because a launcher may resolve the same configuration in another process, which knows the resolver by importing
-# this module, but not the command line.
-OmegaConf.register_new_resolver("dlrun.sweep_dir", lambda parent: _sweep_folder(parent), use_cache=True, replace=True)
+
+
+def _sweep_dir(parent: str) -> str:
+    """A named function, because launchers send the resolvers to other processes, where a lambda does not arrive."""
+    return _sweep_folder(parent)
+
+
+OmegaConf.register_new_resolver("dlrun.sweep_dir", _sweep_dir, use_cache=True, replace=True)
 
 
 def execute(argv: list[str], work_begins: Callable[[], None]) -> int:
@@ -63,6 +69,7 @@ def execute(argv: list[str], work_begins: Callable[[], None]) -> int:
         check_groups(argv)
         check_sweep(argv)
     errors: list[Exception] = []
+    here = os.getcwd()
 
     def act(config: dict[str, Any], folder: Path) -> float | None:
         if continued:
@@ -79,6 +86,7 @@ def execute(argv: list[str], work_begins: Callable[[], None]) -> int:
         global run_folder
         folder = saved or Path(HydraConfig.get().runtime.output_dir)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
+            os.chdir(here)  # a launcher may have brought this to another process
             work_begins()
             return _perform_job(cfg, folder, act)
         try:

@@ -21,7 +21,9 @@ from dlrun.settings import GROUPS, TRAINING_ACTIONS, config_dir
 MAX_VALUES = 100_000  # of a saved configuration: aliases in YAML can make a short text endless
 MAX_DEPTH = 20
 
-SPLITTING = ("data.split_seed", "data.val_fraction", "data.test_fraction", "data.split")
+SPLITTING = (
+    "data.split_seed", "data.val_fraction", "data.test_fraction", "data.split", "data.folds", "data.fold",
+)  # fmt: skip
 """Settings that decide which samples are tested."""
 
 
@@ -51,7 +53,7 @@ def use_saved_run(argv: list[str]) -> Path | None:
                 f"such as {group}.<setting>=...; start a new run for another {group}"
             )
     for setting in SPLITTING:
-        if value_of(argv, setting) is not None:
+        if any(word.partition("=")[0].lstrip("+~") == setting for word in argv):
             raise ConfigError(
                 f"{setting}: cannot be changed for a saved run ({key}={folder}): it would be tested on samples it was "
                 "trained on; start a new run"

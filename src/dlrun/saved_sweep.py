@@ -17,17 +17,26 @@ from dlrun import rundir
 from dlrun.arguments import is_sweep, quote, split_arguments, value_of
 from dlrun.registry import ConfigError, imports_of
 from dlrun.saved_run import is_trusted, read_saved, refuse_imports
-from dlrun.sweeps.manifest import FILE, PASSING, Manifest, read
+from dlrun.sweeps.manifest import EXTENDING, FILE, PASSING, Manifest, read
 
 HARMLESS = re.compile(
     r"hydra\.sweep\.subdir=(?!\.)(?!.*\.\.)([\w=.,-]|\$\{[\w.]+\}|\$\{hydra:job\.(num|id)\})+"
     r"|hydra/sweeper=[\w-]+"
     r"|\+?hydra\.sweeper\.(max_batch_size|params(\.[\w.@/]+)?)=(?!.*(_target_|hydra)).*"
+    r"|hydra\.sweeper\.(trials|seed|timeout|startup_trials|population|n_jobs)=(\d[\d_.eE+-]*|null)"
+    r"|hydra\.sweeper\.sampler=(tpe|random|grid|qmc|nsgaii)|hydra\.sweeper\.pruner=\w+"
+    r"|hydra\.sweeper\.(objective|direction)=[\w/,\[\]-]+"
 )
-"""Of Hydra's own settings those that number and place the runs of a sweep and can do nothing else."""
+"""Of Hydra's own settings those that number and place the runs of a sweep and can do nothing else. Not among them is
+sampler=cmaes, whose state in study.log is a pickle, nor another storage."""
 PARENT = "outputs/multirun"  # as in configs/config.yaml
 AGAIN = ("fail_fast", "dry_run")
-HOW_TO_RUN = ("hydra/launcher", "hydra.launcher.", "hydra.verbose")  # may be typed again: the runs stay the same
+HOW_TO_RUN = (
+    "hydra/launcher",
+    "hydra.launcher.",
+    "hydra.verbose",
+    *EXTENDING,
+)  # may be typed again: the runs stay the same
 
 
 def use_saved_sweep(argv: list[str]) -> list[str] | None:

@@ -19,6 +19,7 @@ import torch
 import yaml
 
 from dlrun import rundir
+from dlrun.cli import run
 from dlrun.sweeps import submitted
 from dlrun.sweeps.capacity import packed
 from dlrun.sweeps.job import is_own, record
@@ -187,15 +188,22 @@ def wait_for(condition: Any, seconds: float = 120.0) -> None:
         time.sleep(0.02)
 
 
-LONG = [word.replace("epochs=2", "epochs=300") for word in SWEEP]
+LONG = [*(word.replace("epochs=2", "epochs=150") for word in SWEEP), "trainer.checkpoint_every_steps=1"]
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The long sweep, never stopped."""
+    folder = tmp_path_factory.mktemp("twin") / "sweep"
+    assert run([word.replace("=sweep", f"={folder}") for word in LONG]) == 0
+    return folder
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM", "SIGKILL"])
-def test_a_stopped_sweep_goes_on_bit_for_bit(cli, tmp_path: Path, how: str) -> None:
+def test_a_stopped_sweep_goes_on_bit_for_bit(cli, twin: Path, tmp_path: Path, how: str) -> None:
     """Ctrl-C reaches the whole group, SIGTERM the main process; both leave checkpoints and say how to go on. SIGKILL leaves no
     worker behind. Afterwards the same command gives what an unbroken sweep gives."""
-    words = [*LONG, "trainer.checkpoint_every_steps=1"]
-    process = start(tmp_path, *words)
+    process = start(tmp_path, *LONG)
     sweep = tmp_path / "sweep"
     wait_for(lambda: all((sweep / n / rundir.LAST).exists() for n in "01"))
     workers = [
@@ -213,13 +221,10 @@ def test_a_stopped_sweep_goes_on_bit_for_bit(cli, tmp_path: Path, how: str) -> N
         assert "Traceback" not in said
         assert [results(sweep / n)["status"] for n in "01"] == ["interrupted"] * 2
     assert not (sweep / "2").exists()
-    assert cli(*words).rc == 0
-    assert cli(*[word.replace("=sweep", "=twin") for word in words]).rc == 0
+    assert cli(*LONG).rc == 0
     for name in "012":
-        assert results(sweep / name)["metrics"] == results(tmp_path / "twin" / name)["metrics"]
-        assert (sweep / name / "metrics.jsonl").read_bytes() == (
-            tmp_path / "twin" / name / "metrics.jsonl"
-        ).read_bytes()
+        assert results(sweep / name)["metrics"] == results(twin / name)["metrics"]
+        assert (sweep / name / "metrics.jsonl").read_bytes() == (twin / name / "metrics.jsonl").read_bytes()
 
 
 def _group(pid: str) -> int:

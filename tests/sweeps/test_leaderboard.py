@@ -100,10 +100,10 @@ def test_the_table_of_directions_is_that_of_the_metrics() -> None:
     """Every metric that dlrun ships, without its import."""
     from dlrun.metrics import METRICS
     from dlrun.metrics._collection import direction
-    from dlrun.sweeps.records import _HIGHER
+    from dlrun.sweeps.records import HIGHER_IS_BETTER
 
-    assert sorted(_HIGHER) == sorted([*METRICS.names(), "loss"])
-    assert all(higher_is_better(f"val/{name}", []) == (direction(name) == "max") for name in _HIGHER)
+    assert sorted(HIGHER_IS_BETTER) == sorted([*METRICS.names(), "loss"])
+    assert all(higher_is_better(f"val/{name}", []) == (direction(name) == "max") for name in HIGHER_IS_BETTER)
 
 
 def test_runs_tell_the_direction_of_a_users_metric(tmp_path: Path) -> None:

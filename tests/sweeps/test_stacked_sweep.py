@@ -44,7 +44,10 @@ def test_values_are_stacked_and_shapes_apart(cli, tmp_path: Path) -> None:
     alone = [word for word in QUICK if not word.startswith(("launcher", "model.hidden"))]
     lone = (*alone, "model.hidden=[4]", "optimizer.lr=0.01", "seed=1", "trainer.threads=1", "hydra.run.dir=alone")
     assert cli(*lone).rc == 0
-    mine, other = results(sweep / "7")["metrics"]["train"]["loss"], results(tmp_path / "alone")["metrics"]["train"]["loss"]
+    mine, other = (
+        results(sweep / "7")["metrics"]["train"]["loss"],
+        results(tmp_path / "alone")["metrics"]["train"]["loss"],
+    )
     assert mine == pytest.approx(other, rel=1e-4)
     assert cli("action=test", "run=sweep/7").rc == 0
 
@@ -60,7 +63,14 @@ def test_a_run_that_cannot_be_stacked_runs_alone(cli, tmp_path: Path) -> None:
 
 def test_a_diverging_member_leaves_the_others(cli, tmp_path: Path) -> None:
     """Its status is `diverged`, exit code 4; the others finish."""
-    words = (*QUICK, "optimizer=sgd", "scheduler=constant", "optimizer.lr=0.01,1e30,0.02", "hydra.sweep.dir=sweep", "-m")
+    words = (
+        *QUICK,
+        "optimizer=sgd",
+        "scheduler=constant",
+        "optimizer.lr=0.01,1e30,0.02",
+        "hydra.sweep.dir=sweep",
+        "-m",
+    )
     assert cli(*words).rc == 4
     found = [results(tmp_path / "sweep" / n)["status"] for n in "012"]
     assert found == ["finished", "diverged", "finished"]

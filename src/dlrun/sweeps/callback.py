@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,17 @@ class SweepCallback(Callback):
             given: Any = OmegaConf.to_container(
                 config.hydra.overrides, resolve=False
             )  # each run resolves them for itself
+            # Launchers compose the configuration of a run anew, in other processes, which may have another current folder.
+            place = os.path.abspath(str(config.hydra.sweep.dir))
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={_quoted(place)}")
             act = sweep.look if config.get("dry_run") is True else sweep.begin
             act(Path(str(config.hydra.sweep.dir)), given["task"], given["hydra"])
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if config.get("dry_run") is not True:
             sweep.finish(Path(str(config.hydra.sweep.dir)))
+
+
+def _quoted(folder: str) -> str:
+    """In quotes, in which Hydra takes every character for itself, and with every "${" escaped."""
+    return "'" + folder.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${") + "'"

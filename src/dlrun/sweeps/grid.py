@@ -10,12 +10,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from dlrun import rundir
 from dlrun.registry import ConfigError
 from dlrun.shell import readable
 from dlrun.sweeps import submitted
 from dlrun.sweeps import sweep as current
 from dlrun.sweeps.compose import Composer, combinations
-from dlrun.sweeps.job import ended
+from dlrun.sweeps.job import ended, record
 from dlrun.sweeps.jobs import Job
 from dlrun.sweeps.launching import Batch
 from dlrun.sweeps.manifest import PASSING
@@ -49,7 +50,10 @@ def sweep(words: Sequence[str], launcher: Any, context: Any, config: DictConfig,
         return
     passing = [word for word in words if word.partition("=")[0].lstrip("+") in PASSING]
     for first, batch in _consecutive(todo, batch_size):
-        launcher.launch([[*job.overrides, *passing] for job in batch], initial_job_idx=first)
+        try:
+            launcher.launch([[*job.overrides, *passing] for job in batch], initial_job_idx=first)
+        except Exception as error:  # of the launcher, not of a run: one of its processes was killed, say
+            _give_up(batch, composer.folder, " ".join(str(error).split())[:300], error)
 
 
 def _is_done(job: Job) -> bool:
@@ -68,3 +72,16 @@ def _consecutive(jobs: Sequence[Job], size: int | None) -> list[tuple[int, list[
         step = size if size and size > 0 else len(members)
         batches += [(members[n].number, members[n : n + step]) for n in range(0, len(members), step)]
     return batches
+
+
+def _give_up(jobs: Sequence[Job], folder: Path, message: str, error: Exception) -> None:
+    """Records the jobs that one of Hydra's launchers had in hand when it broke down. Raises ConfigError if it had none."""
+    states = submitted.states(folder)
+    begun = [job for job in jobs if states.get(job.number) == "running"]
+    if not begun:
+        raise ConfigError(f"hydra/launcher: {message}") from error
+    for job in begun:
+        record(job, "killed", message)  # but for one that is still running
+        if (rundir.read_results(job.folder) or {}).get("status") == "killed":
+            submitted.note(folder, job.number, "killed")
+    print(f"dlrun: hydra/launcher: {message}; the same command goes on with what is missing", file=sys.stderr)

@@ -58,7 +58,7 @@ def perform_job(
         value = perform({**saved(job.config, folder), "resume": str(folder)} if stopped else job.config, folder)
         outcome = Outcome("finished", value)
     except (Exception, SystemExit) as error:  # the exit of a user's component is a failure like any other
-        if isinstance(error, Interrupted):
+        if isinstance(error, Interrupted) or _is_requeued(error):
             submitted.note(sweep_folder, job.number, "interrupted")
             raise
         outcome = failed(job, error)
@@ -220,3 +220,8 @@ def _message(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"ended by sys.exit({text})"
     return text or type(error).__name__
+
+
+def _is_requeued(error: BaseException) -> bool:
+    """Whether a cluster takes its machine back and has queued the job again: Submitit then leaves by sys.exit(-1)."""
+    return isinstance(error, SystemExit) and error.code == -1 and "submitit" in sys.modules

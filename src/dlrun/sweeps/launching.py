@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from annotated_types import Gt
 from hydra.core.utils import JobReturn, JobStatus
@@ -94,6 +94,8 @@ class Batch:
 
 def _varying(source: Source) -> Callable[[Job], list[str]]:
     """Which words of a job to show: those that not all jobs share, as far as all are known."""
+    if shown := getattr(source, "shown", None):
+        return cast(Callable[[Job], list[str]], shown)
     jobs: list[Job] = getattr(source, "jobs", [])
     shared = set(jobs[0].overrides).intersection(*(job.overrides for job in jobs[1:])) if len(jobs) > 1 else set()
     return lambda job: [word for word in job.overrides if word not in shared] or job.overrides[-1:]

@@ -21,6 +21,8 @@ _PLACING = (
     "hydra/sweeper",
     "hydra.sweeper.",
 )  # what of Hydra's settings numbers and places the runs
+EXTENDING = ("hydra.sweeper.trials", "hydra.sweeper.timeout", "hydra.sweeper.n_jobs")
+"""Settings of a search that may change when it goes on."""
 _LISTS = ("words", "hydra", "flags")
 
 
@@ -51,13 +53,13 @@ class Manifest:
         return cls(without_passing(words), placing, list(flags), FORMAT, code or {})
 
     def is_of(self, other: Manifest) -> bool:
-        """Whether both give the same runs, in whatever order their settings were typed."""
-        return _by_key(self.words) == _by_key(other.words) and _by_key(self.hydra) == _by_key(other.hydra)
+        """Whether both give the same runs, in whatever order their settings were typed; of a search perhaps more of them."""
+        return _by_key(self.words) == _by_key(other.words) and _lasting(self.hydra) == _lasting(other.hydra)
 
     @property
     def id(self) -> str:
         """8 hexadecimal digits that are the same for the same runs, in whatever order their settings were typed."""
-        text = repr((_by_key(self.words), _by_key(self.hydra), self.flags))
+        text = repr((_by_key(self.words), _lasting(self.hydra), self.flags))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def __str__(self) -> str:
@@ -116,6 +118,11 @@ def refuse_other(folder: Path, started: Manifest) -> None:
 
 def _is_words(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(word, str) for word in value)
+
+
+def _lasting(hydra: list[str]) -> list[str]:
+    """Hydra's settings without how long a search goes on, which may be said anew."""
+    return [word for word in _by_key(hydra) if word.partition("=")[0].lstrip("+") not in EXTENDING]
 
 
 def _by_key(words: list[str]) -> list[str]:

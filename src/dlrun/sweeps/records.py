@@ -21,7 +21,7 @@ HISTORY = "metrics.jsonl"
 MISSING, UNREADABLE = "missing", "unreadable"  # statuses of a run without results.json, and with a damaged one
 LARGEST = 1e100  # squares of larger values overflow
 
-_HIGHER = {
+HIGHER_IS_BETTER = {
     **dict.fromkeys(("accuracy", "auroc", "f1", "r2", "top5"), True),
     **dict.fromkeys(("loss", "ece", "mae", "nll", "rmse", "squared_error"), False),
 }
@@ -130,8 +130,8 @@ def higher_is_better(metric: str, records: Iterable[Record]) -> bool | None:
     """Whether a larger value of a metric is better. Of one that dlrun does not ship, runs that monitored it tell: their best
     value is the smallest or the largest of all. None where nothing tells."""
     name = metric.partition("/")[2] or metric
-    if name in _HIGHER:
-        return _HIGHER[name]
+    if name in HIGHER_IS_BETTER:
+        return HIGHER_IS_BETTER[name]
     for record in records:
         if record.monitor == metric and record.value is not None:
             split = metric.partition("/")[0]

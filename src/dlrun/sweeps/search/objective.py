@@ -10,7 +10,7 @@ from typing import Any
 
 from dlrun import rundir
 from dlrun.registry import ConfigError, did_you_mean
-from dlrun.sweeps.records import _HIGHER as LARGER_IS_BETTER
+from dlrun.sweeps.records import HIGHER_IS_BETTER as LARGER_IS_BETTER
 
 KEY = "sweeper.objective"
 METRICS_FILE = "metrics.jsonl"
