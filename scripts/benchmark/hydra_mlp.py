@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import MNIST
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-TRAIN, EVALUATE, BATCH = 10_000, 2_000, 128
+TRAIN, VALIDATE, BATCH = 10_000, 2_000, 128
 hydra.core.config_store.ConfigStore.instance().store(name="config", node=OmegaConf.create({"lr": 1e-3, "seed": 0}))
 
 
@@ -25,7 +25,7 @@ def evaluate(model: nn.Module, loader: DataLoader) -> float:
     with torch.no_grad():
         for x, y in loader:
             right += (model(x).argmax(1) == y).sum().item()
-    return right / EVALUATE
+    return right / len(loader.dataset)
 
 
 @hydra.main(version_base="1.3", config_path=None, config_name="config")
@@ -36,7 +36,7 @@ def main(cfg: DictConfig) -> float:
     root = os.environ["MNIST_ROOT"]
     pool, test = MNIST(root, train=True, transform=transform), MNIST(root, train=False, transform=transform)
     order = torch.randperm(len(pool)).tolist()
-    train, val = Subset(pool, order[:TRAIN]), Subset(pool, order[TRAIN : TRAIN + EVALUATE])
+    train, val = Subset(pool, order[:TRAIN]), Subset(pool, order[TRAIN : TRAIN + VALIDATE])
     model = nn.Sequential(
         nn.Flatten(), nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 10)
     )
@@ -47,7 +47,7 @@ def main(cfg: DictConfig) -> float:
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
     accuracy = evaluate(model, DataLoader(val, BATCH))
-    evaluate(model, DataLoader(Subset(test, range(EVALUATE)), BATCH))
+    evaluate(model, DataLoader(test, BATCH))
     folder = hydra.core.hydra_config.HydraConfig.get().runtime.output_dir
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, f"{folder}/last.pt")
     return accuracy

@@ -176,7 +176,9 @@ def quote(value: str) -> str:
 
 
 def _unquoted(value: str) -> str:
-    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
+    if len(value) < 2 or value[0] != value[-1] or value[0] not in "'\"":
+        return value
+    return value[1:-1].replace(f"\\{value[0]}", value[0]).replace("\\\\", "\\")  # as `quote` has written it
 
 
 def help_text() -> str:

@@ -203,11 +203,12 @@ def _interrupted(code: int, error: BaseException) -> int:
 
 def _end_workers() -> None:
     """Ends the worker processes of a loader that nobody closed: Python would wait 5 s for each of them."""
-    if not {"multiprocessing", "torch.utils.data"} <= set(sys.modules):
+    loaders: Any = sys.modules.get(
+        "torch.utils.data._utils"
+    )  # not imported here: its own import may have been cut short
+    if loaders is None or "multiprocessing" not in sys.modules:
         return
     import multiprocessing
-
-    import torch.utils.data._utils as loaders
 
     loaders.python_exit_status = True  # as at the end of the process: no loader waits for its workers any more
     if hasattr(signal, "SIGCHLD"):

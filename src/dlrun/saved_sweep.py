@@ -52,6 +52,8 @@ def use_saved_sweep(argv: list[str]) -> list[str] | None:
     flags, typed = split_arguments(argv)
     if not is_trusted(argv):
         _refuse_code(folder, saved)
+    if (value_of(argv, "rerun") or "").lower() == "true":
+        raise ConfigError("rerun: a sweep that goes on is not begun anew; give its own command again, with rerun=true")
     passing = [word for word in typed if word.partition("=")[0].lstrip("+") in AGAIN]
     words = [word for word in typed if word.partition("=")[0].lstrip("+") not in ("resume", *PASSING)]
     if changes := [word for word in words if not word.lstrip("+").startswith(HOW_TO_RUN)]:

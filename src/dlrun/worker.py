@@ -21,11 +21,12 @@ from dlrun.actions import ACTIONS
 from dlrun.actions.train import train
 from dlrun.registry import ConfigError
 from dlrun.saved_sweep import job_config
-from dlrun.signals import Interrupted
+from dlrun.signals import Interrupted, InterruptedAtOnce
 from dlrun.suggest import check_keys, file_error
 from dlrun.sweeps.job import ended, has_checkpoint, is_own, perform_job, perform_stack
 from dlrun.sweeps.jobs import Job, Outcome
 
+SOUND = ("finished", "pruned", "diverged", "interrupted")  # ends after which a process is as good as new
 STACKED_LOG = "stacked.log"
 """In the folder of the sweep: what stacked runs print."""
 
@@ -46,6 +47,7 @@ def main(pipe: Connection, lifeline: Connection, about: Mapping[str, Any]) -> No
     os.environ.update(about["environ"])
     _see_device(about["device"])
     worker = _Worker(pipe, Path(about["folder"]))
+    clean = _Clean(about["cwd"])
     gc.freeze()  # what was imported is never garbage
     code = 0
     with contextlib.suppress(EOFError, OSError):
@@ -54,10 +56,14 @@ def main(pipe: Connection, lifeline: Connection, about: Mapping[str, Any]) -> No
                 pipe.send(torch.cuda.device_count())
                 continue
             try:
-                worker.run(*message)
+                sound = worker.run(*message)
             except (Interrupted, KeyboardInterrupt) as error:
                 code = int(getattr(error, "code", 143))
                 break
+            if not sound:  # code that failed may have left anything behind
+                pipe.send(("leaving",))
+                break
+            clean.restore()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # without taking PyTorch apart, which takes a second
@@ -78,16 +84,33 @@ def _see_device(number: int | None) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = there[number] if number < len(there) else str(number)
 
 
+class _Clean:
+    """What a run may have changed in its process and the next one must find as it was; a run that failed ends the process."""
+
+    def __init__(self, cwd: str) -> None:
+        self.cwd, self.environ, self.dtype = cwd, dict(os.environ), torch.get_default_dtype()
+
+    def restore(self) -> None:
+        os.chdir(self.cwd)
+        if os.environ != self.environ:
+            os.environ.clear()
+            os.environ.update(self.environ)
+        torch.set_default_dtype(self.dtype)
+        torch.set_default_device(None)
+        torch.set_grad_enabled(True)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 class _Worker:
     def __init__(self, pipe: Connection, sweep_folder: Path) -> None:
         self.pipe, self.sweep_folder = pipe, sweep_folder
 
-    def run(self, jobs: list[Job], options: Mapping[str, Any]) -> None:
-        """One job, or several as one stacked model."""
-        self.options = options
+    def run(self, jobs: list[Job], options: Mapping[str, Any]) -> bool:
+        """One job, or several as one stacked model. Whether all went as they should."""
+        self.options, self.sound = options, True
         if len(jobs) > 1:
             self._run_stacked(jobs)
-            return
+            return self.sound
         job = jobs[0]
         self.pipe.send(("begun", job.number))
         outcome = Outcome("interrupted")
@@ -96,6 +119,7 @@ class _Worker:
         finally:
             self._ended(job, outcome)
             gc.collect()
+        return self.sound
 
     def _run_stacked(self, jobs: list[Job]) -> None:
         """Those that have begun already go on alone; if the others cannot be stacked, the main process gives them out again."""
@@ -130,6 +154,7 @@ class _Worker:
             return train_stacked(configs, [job.folder for job in jobs], end)
 
     def _ended(self, job: Job, outcome: Outcome) -> None:
+        self.sound &= outcome.status in SOUND
         self.pipe.send(("ended", job.number, _with_device(outcome)))
 
     def _perform(self, job: Job, config: dict[str, Any], folder: Path) -> float | None:
@@ -145,6 +170,10 @@ class _Worker:
                 return value
             except OSError as error:  # of the machine: a line is enough
                 raise ConfigError(file_error(error)) from error
+            except InterruptedAtOnce:
+                raise
+            except KeyboardInterrupt as error:  # no signal does that here
+                raise RuntimeError("KeyboardInterrupt was raised in the run") from error
 
     def _tell(self, job: Job, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Tells the main process of a validation. Whether the run shall be pruned."""

@@ -406,3 +406,78 @@ def test_the_main_process_imports_no_torch(tmp_path: Path) -> None:
     code = f"import sys\nfrom dlrun.cli import run\ncode = run({[*SWEEP]!r})\nprint(code, 'torch' in sys.modules)\n"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines()[-1] == "0 False", done.stderr
+
+
+def test_output_that_nobody_reads(tmp_path: Path) -> None:
+    """`dlrun -m ... 2>&1 | head -1`: the runs come to their end, and the command does."""
+    process = start(tmp_path, *SWEEP)
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.stderr.close()
+    process.wait(timeout=90)
+    assert statuses(tmp_path / "sweep", 3) == ["finished"] * 3
+
+
+HYGIENE = """
+import os
+import torch
+from dlrun.callbacks import CALLBACKS
+from dlrun.callbacks._base import Callback
+
+
+@CALLBACKS.register("untidy")
+class Untidy(Callback):
+    def __init__(self, *, kind: str = "none"):
+        self.kind = kind
+
+    def on_run_end(self, run, results):
+        if self.kind == "chdir":
+            os.chdir("/")
+        if self.kind == "environment":
+            os.environ["DLRUN_DATA_DIR"] = "/nowhere"
+        if self.kind == "double":
+            torch.set_default_dtype(torch.float64)
+        if self.kind == "gradients":
+            torch.set_grad_enabled(False)
+        if self.kind == "Ctrl-C":
+            raise KeyboardInterrupt
+"""
+
+
+def test_what_a_run_leaves_behind_does_not_reach_the_next(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another folder, environment, default type, gradients switched off: the last run of the same worker lies where it belongs
+    and has the numbers of a lone one; a component that raises KeyboardInterrupt fails its own run."""
+    (tmp_path / "untidy.py").write_text(HYGIENE)
+    (tmp_path / "mine" / "callbacks").mkdir(parents=True)
+    text = "untidy:\n  name: untidy\n  import: untidy\n  kind: none\n"
+    (tmp_path / "mine" / "callbacks" / "untidy.yaml").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = [word for word in QUICK if not word.startswith(("callbacks", "launcher.workers"))]
+    kinds = "callbacks.untidy.kind=chdir,environment,double,gradients,Ctrl-C,none"
+    words += ["--config-dir", "mine", "callbacks=[metrics_file,untidy]", "launcher.workers=1", "-m"]
+    done = cli(*words, kinds, "hydra.sweep.dir=sweep")
+    assert done.rc == 4
+    sweep = tmp_path / "sweep"
+    assert statuses(sweep, 6)[:4] + statuses(sweep, 6)[5:] == ["finished"] * 5, done.stderr
+    assert "KeyboardInterrupt" in done.stderr
+    metrics = [results(sweep / str(number))["metrics"] for number in (0, 1, 2, 3, 5)]
+    assert all(found == metrics[0] for found in metrics)
+
+
+def test_folders_outside_the_sweep_are_refused(cli, tmp_path: Path) -> None:
+    """One line, nothing left behind."""
+    for pattern in ("../${seed}", "${seed}/x", "/tmp/${seed}", "."):
+        done = cli(*SWEEP, f"hydra.sweep.subdir={pattern}")
+        assert (done.rc, len(done.stderr.splitlines())) == (1, 1), done.stderr
+        assert "hydra.sweep.subdir: run 0 would lie in" in done.stderr
+        assert not list(tmp_path.rglob("results.json"))
+
+
+def test_a_folder_with_an_apostrophe(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep is found below any folder."""
+    place = tmp_path / "sp a=ü'q"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    assert cli(*SWEEP).rc == 0
+    done = cli(f"resume={place}/sweep")
+    assert (done.rc, done.stderr.count("finished already")) == (0, 3), done.stderr

@@ -15,7 +15,6 @@ from pathlib import Path
 from statistics import median
 
 from dlrun import rundir
-from dlrun.registry import ConfigError
 from dlrun.shell import readable
 from dlrun.sweeps.job import ended, has_checkpoint, is_own
 from dlrun.sweeps.jobs import Job
@@ -67,10 +66,9 @@ def _estimate(jobs: Sequence[Job], left: Sequence[Job]) -> str:
         seconds, size = len(left) * measured[0], len(left) * measured[1]
         source = "by the runs that have finished"
     else:
-        try:
-            seconds, size = _built(left)
-        except ConfigError as error:
-            return f"{len(left)} runs to do; no estimate: {error}"
+        if (found := _built(left)) is None:
+            return f"{len(left):,} runs to do; no estimate, since none could be built"
+        seconds, size = found
         source = "by some steps of it" if len(left) == 1 else "by some steps of one run of each kind"
     return (
         f"{len(left):,} runs to do: about {duration(seconds)} one after the other on this machine, and {_bytes(size)} of disk "
@@ -89,8 +87,8 @@ def _measured(jobs: Sequence[Job]) -> tuple[float, float] | None:
     return (median(s for s, _ in found), median(b for _, b in found)) if found else None
 
 
-def _built(left: Sequence[Job]) -> tuple[float, float]:
-    """Seconds and bytes of all jobs that are left, by one of each kind."""
+def _built(left: Sequence[Job]) -> tuple[float, float] | None:
+    """Seconds and bytes of all jobs that are left, by one of each kind; None if none can be built."""
     estimate: Callable[..., tuple[float, float]] = importlib.import_module(ESTIMATOR).estimate  # a higher floor
     kinds: dict[str, list[Job]] = {}
     for job in left:
@@ -104,8 +102,15 @@ def _built(left: Sequence[Job]) -> tuple[float, float]:
         if number == KINDS:
             break
         print(f"dlrun: timing some steps of #{group[0].number} ...", file=sys.stderr)
-        each, disk = estimate(group[0].config)
+        try:
+            each, disk = estimate(group[0].config)
+        except Exception as error:  # of a component of the user's, too
+            message = " ".join(str(error).split()) or type(error).__name__
+            print(f"dlrun: no estimate for #{group[0].number}: {message}", file=sys.stderr)
+            continue
         seconds, size, known = seconds + len(group) * each, size + len(group) * disk, known + len(group)
+    if not known:
+        return None
     share = len(left) / known
     return seconds * share, size * share
 

@@ -7,6 +7,7 @@ import multiprocessing.connection
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,7 @@ class Pool:
             return [[job]] if job else []
         from dlrun.sweeps.stackable import groups
 
-        jobs: list[Job] = []
-        while job := self.source.next():
-            jobs.append(job)
-        found, reasons = groups(jobs)
+        found, reasons = groups(list(iter(self.source.next, None)))
         for line in reasons:
             self.observer.said(line)
         size = self.settings.stack_size
@@ -86,7 +84,8 @@ class Pool:
                 break
             worker = worker or self._start()
             worker.jobs, worker.members, worker.begun, worker.since = jobs, len(jobs), False, time.monotonic()
-            worker.send((jobs, {"threads": self.threads, "reports": self.source.reports}))
+            there = [replace(job, folder=job.folder.absolute()) for job in jobs]  # wherever a run may go
+            worker.send((there, {"threads": self.threads, "reports": self.source.reports}))
         return any(worker.jobs for worker in self.workers)
 
     def _next(self) -> list[Job]:
@@ -105,7 +104,7 @@ class Pool:
     def _start(self) -> Worker:
         taken = {worker.number for worker in self.workers}
         number = next(n for n in range(len(taken) + 1) if n not in taken)
-        worker = Worker.start(number, number % self.devices if self.devices else None, self.folder)
+        worker = Worker.start(number, number % self.devices if self.devices else None, self.folder.absolute())
         self.workers.append(worker)
         return worker
 
@@ -116,7 +115,7 @@ class Pool:
     def _decide(self, device: str) -> None:
         """How many workers there shall be, with how many threads. `device`: as the jobs have it."""
         wanted, threads = self.settings.workers, self.settings.threads
-        self.devices = self._devices() if device in ("auto", "cuda") else 0
+        self.devices = self.workers[0].devices() if device in ("auto", "cuda") else 0
         if wanted != "auto":
             limit = wanted
         elif self.devices or device.startswith("cuda"):
@@ -127,15 +126,6 @@ class Pool:
         self.threads = max(1, cores() // self.limit) if threads == "auto" else threads
         if self.devices:  # the first worker was started before it could be given one of them
             self.workers.pop().end()
-
-    def _devices(self) -> int:
-        """The CUDA devices that jobs may be spread over, as the first worker sees them."""
-        worker = self.workers[0]
-        worker.send("devices")
-        try:
-            return int(worker.pipe.recv())
-        except (OSError, EOFError):
-            return 0
 
     def _grow(self, outcome: Outcome) -> None:
         """Packs several runs on a device, as many as fit by the measured peak of the one that ended."""
@@ -174,17 +164,23 @@ class Pool:
 
     def _read(self, worker: Worker) -> bool:
         """Takes all messages of a worker. False if it has died."""
-        try:
-            while worker.pipe.poll():
-                self._take(worker, worker.pipe.recv())
-        except (EOFError, OSError):
-            return False
-        return True
+        while True:
+            try:
+                if worker not in self.workers or not worker.pipe.poll():
+                    return True
+                message = worker.pipe.recv()
+            except (EOFError, OSError):
+                return False
+            self._take(worker, message)
 
     def _take(self, worker: Worker, message: tuple[Any, ...]) -> None:
         kind, *rest = message
         if kind == "said":
             self.observer.said(rest[0])
+            return
+        if kind == "leaving":
+            self._again(worker)  # what it was given meanwhile
+            self._remove(worker)
             return
         if kind == "apart":
             self.observer.said(rest[0])

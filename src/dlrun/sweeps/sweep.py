@@ -7,6 +7,7 @@ BaseException
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import shlex
 import sys
@@ -109,6 +110,10 @@ def submit(jobs: Sequence[Job]) -> list[Job]:
     assert _folder is not None, "a sweep has begun"
     known = submitted.read(_folder)
     for job in jobs:
+        if Path(os.path.normpath(job.folder)).parent != Path(os.path.normpath(_folder)):
+            raise ConfigError(
+                f"hydra.sweep.subdir: run {job.number} would lie in '{job.folder}'; expected a folder in '{_folder}'"
+            )
         if job.number not in known and any((job.folder / name).exists() for name in (rundir.OVERRIDES, rundir.RESULTS)):
             raise submitted.damaged(_folder, f"job {job.number} is missing")
     asked = frozen(jobs, _folder)

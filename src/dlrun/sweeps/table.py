@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import Counter
@@ -79,7 +80,8 @@ class Table:
         if self.live:
             self.live.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
-            print(line, file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # nobody reads it any more (`| head`): the runs are what counts
+                print(line, file=sys.stderr, flush=True)
 
     def _keep_best(self, job: Job, outcome: Outcome) -> None:
         monitor = outcome.facts.get("monitor") or ""

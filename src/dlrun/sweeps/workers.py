@@ -5,6 +5,7 @@ forked from it, also the one that replaces a worker that was killed. Where there
 They talk over a pipe:
 
     main -> worker   (jobs, options)      what to run: one job, or several as one stacked model
+    worker -> main   ("leaving",): its last job failed, another worker shall take its place
     worker -> main   ("begun", number), ("report", number, epoch, metrics), ("ended", number, outcome), ("said", line),
                      ("apart", line): these jobs cannot be trained as one model after all
     main -> worker   True or False        whether the job that reported shall be pruned
@@ -29,6 +30,7 @@ from typing import Any
 from dlrun.sweeps.jobs import Job
 
 MODULE = "dlrun.worker"
+ENDING_S = 5.0  # for a worker that has closed its pipe
 TRACE_S = 1.0  # for a hanging worker to write down where it hangs
 
 
@@ -39,7 +41,11 @@ def warm_up() -> None:
         context.set_forkserver_preload([MODULE])
         from multiprocessing import forkserver
 
-        forkserver.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is the main process's
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _context() -> Any:
@@ -82,6 +88,14 @@ class Worker:
         """The one with this number, if it is in hand."""
         return next((job for job in self.jobs if job.number == number), None)
 
+    def devices(self) -> int:
+        """How many CUDA devices it sees, while it is idle."""
+        self.send("devices")
+        try:
+            return int(self.pipe.recv())
+        except (OSError, EOFError):
+            return 0
+
     def send(self, message: Any) -> None:
         """Says something; to a worker that has died, nothing: its sentinel will tell."""
         with contextlib.suppress(OSError):
@@ -109,8 +123,10 @@ class Worker:
         self.pipe.close()
 
     def cause_of_death(self) -> str:
-        """In words, once it has ended."""
-        self.process.join()
+        """In words, once it has ended, which it is about to."""
+        self.process.join(ENDING_S)
+        if self.process.is_alive():
+            self.kill()
         code = self.process.exitcode
         if code is None or code >= 0:
             return f"its process ended with exit code {code}"
