@@ -286,6 +286,9 @@ def test_callbacks(two_steps, option: str) -> None:
         assert torch.equal(watched.run.model.state_dict()[name], value), name
 
 
+READ_SWEEPS = dict.fromkeys(("compare", "resume_sweep"), ("sweep=sweep",))
+
+
 @pytest.mark.parametrize("option", options("action"))
 def test_action(cli, option: str) -> None:
     """An action ends well, on a run made before where it reads one."""
@@ -297,9 +300,13 @@ def test_action(cli, option: str) -> None:
         "callbacks=none",
         "hydra.run.dir=run",
     )
-    if option in ACTION_NEEDS:
+    if option in READ_SWEEPS:
+        assert cli(*made[:-1], "seed=0,1", "hydra.sweep.dir=sweep", "-m", "hydra/launcher=basic").rc == 0
+    elif option in ACTION_NEEDS:
         assert cli(*made).rc == 0
-    done = cli(f"action={option}", *(made if option == "train" else ACTION_NEEDS.get(option, ())))
+    done = cli(
+        f"action={option}", *(made if option == "train" else READ_SWEEPS.get(option) or ACTION_NEEDS.get(option, ()))
+    )
     assert done.rc == 0, done.stderr
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from pathlib import Path
 
@@ -132,7 +133,7 @@ def is_sweep(argv: list[str]) -> bool:
 def wants_workers(argv: list[str]) -> bool:
     """Whether the command line is a sweep, or goes on with one, that dlrun's own launcher runs."""
     folder = value_of(argv, "resume")
-    sweep = is_sweep(argv) or bool(folder and (Path(folder).expanduser() / "sweep.yaml").is_file())
+    sweep = is_sweep(argv) or bool(folder and (Path(os.path.expanduser(folder)) / "sweep.yaml").is_file())
     return sweep and value_of(argv, "hydra/launcher") in (None, "dlrun") and value_of(argv, "dry_run") is None
 
 
@@ -153,7 +154,7 @@ def as_resume(argv: list[str]) -> list[str]:
     folder = value_of(argv, "sweep")
     if not folder:
         raise ConfigError("sweep: no folder given; expected action=resume_sweep sweep=outputs/multirun/<id>")
-    if not (Path(folder).expanduser() / "sweep.yaml").is_file():
+    if not (Path(os.path.expanduser(folder)) / "sweep.yaml").is_file():
         raise ConfigError(f"sweep: '{folder}' is not the folder of a sweep (no sweep.yaml in it)")
     others = [word for word in argv if word.partition("=")[0].lstrip("+") not in ("action", "sweep")]
     return [*others, f"resume={folder}"]
