@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -32,6 +33,7 @@ def describe(device: torch.device, seed: int, split_hashes: dict[str, str]) -> d
     }
 
 
+@cache  # for the many runs of a sweep's worker
 def _version(package: str) -> str | None:
     try:
         return version(package)

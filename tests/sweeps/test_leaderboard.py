@@ -50,8 +50,8 @@ def test_the_interval_is_that_of_the_seeds() -> None:
     assert row.sample.interval(0.95) == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-5)
 
 
-def test_only_finished_runs_count() -> None:
-    """Pruned, killed, timed out, failed and diverged runs are counted and change no mean; pruned ones are no failures."""
+def test_only_finished_runs_count(capsys) -> None:
+    """Pruned, killed, timed out, failed and diverged runs are counted and change no mean; pruned and stopped ones are no failures."""
     statuses = ["finished", "pruned", "killed", "timeout", "failed", "diverged", "interrupted", "finished"]
     jobs = [record({"lr": "1", "seed": str(n)}, 100.0, status) for n, status in enumerate(statuses)]
     jobs[0].value, jobs[-1].value = 1.0, None
@@ -59,7 +59,9 @@ def test_only_finished_runs_count() -> None:
     (row,) = board.rows
     assert (row.mean, row.size) == (1.0, "1")
     assert row.statuses == "1 diverged, 1 failed, 2 finished, 1 interrupted, 1 killed, 1 pruned, 1 timeout"
-    assert board.failed == 5
+    assert board.failed == 4
+    board.print()
+    assert "sweep: 8 runs, 4 failed, 1 stopped" in capsys.readouterr().out
 
 
 def test_a_repeated_seed_counts_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import json
@@ -20,6 +21,7 @@ import yaml
 from dlrun import rundir
 from dlrun.cli import run
 from dlrun.sweeps import job, manifest
+from dlrun.sweeps.jobs import Job
 from dlrun.trainer import Trainer
 
 QUICK = (
@@ -131,6 +133,44 @@ def test_a_killed_sweep_goes_on(cli, twin: Path, tmp_path: Path, monkeypatch, le
     assert ("resumed" in (folder / "dlrun.log").read_text()) == (left == "checkpoint")
     assert not (folder / "metrics.jsonl").exists()
     assert_same(tmp_path / "sweep", twin)
+
+
+def test_a_run_killed_while_its_folder_is_emptied(tmp_path: Path, monkeypatch) -> None:
+    """Whichever file was the last that an attempt took away: the folder stays the job's own, and the next one begins."""
+    folder = tmp_path / "3"
+    mine = Job(3, ["seed=3"], {}, folder, "0" * 12)
+
+    def left_behind() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        job.begin(mine, print)
+        for name in (".hydra/config.yaml", "dlrun.log", "tensorboard/events", "metrics.jsonl", "run.json"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text("{}")
+
+    class Killed(BaseException):
+        pass
+
+    def dying(remove: Callable[..., None], left: list[int]) -> Callable[..., None]:
+        def removed(*args: Any, **options: Any) -> None:
+            if not left[0]:
+                raise Killed
+            left[0] -= 1
+            remove(*args, **options)
+
+        return removed
+
+    for moment in range(20):
+        left_behind()
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            left = [moment]
+            patch.setattr(os, "unlink", dying(os.unlink, left))
+            patch.setattr(os, "rmdir", dying(os.rmdir, left))
+            job.begin(mine, print)
+            break
+        assert job.is_own(mine), moment
+    assert moment >= 5
+    job.begin(mine, print)
+    assert [path.name for path in folder.iterdir() if path.name != rundir.LOCK] == [".hydra"]
 
 
 def test_a_signal_between_two_runs(cli, twin: Path, tmp_path: Path, monkeypatch) -> None:

@@ -205,13 +205,22 @@ def _begin_anew(folder: Path, overrides: list[str], emptied: bool) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with rundir.lock(folder, "hydra.sweep.dir", PATIENCE_S):
-        for path in folder.iterdir() if emptied else ():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name != rundir.LOCK:
-                path.unlink()
+        if emptied:
+            _empty(folder)
         rundir.refuse_used(folder)
         rundir.write_overrides(folder, overrides)
+
+
+def _empty(folder: Path) -> None:
+    """Takes away what a run has left in its folder, but whose it is: who is killed here can begin again."""
+    whose = folder / rundir.OVERRIDES
+    for path in (*folder.iterdir(), *whose.parent.iterdir()):
+        if path in (whose, whose.parent) or path.name == rundir.LOCK:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _message(error: BaseException) -> str:

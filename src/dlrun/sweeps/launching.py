@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -34,6 +36,8 @@ def run(source: Source, settings: Mapping[str, Any], config: DictConfig) -> None
     folder = Path(str(config.hydra.sweep.dir))
     fail_fast = validate(config.get("fail_fast"), bool, "fail_fast")
     sweep.work_begins()
+    # for the leaderboard's intervals; now, while the fork server still imports torch on one of the cores
+    threading.Thread(target=import_module, args=("scipy.special",), name="dlrun.import").start()
     table = Table(source.total, _varying(source), lambda monitor: higher_is_better(monitor, []))
     try:
         Pool(Settings(**values, fail_fast=fail_fast), folder, table).run(source)

@@ -18,6 +18,7 @@ from dlrun.sweeps.significance import Sample, sample_of
 
 Job = Record  # one run of a sweep
 TABLE = "leaderboard.csv"
+STOPPED = "interrupted"  # neither failed nor come to an end: stopped with its sweep
 SHOWN = 30  # rows in the terminal; files hold all
 
 
@@ -121,11 +122,13 @@ class Leaderboard:
 
     @property
     def failed(self) -> int:
-        return sum(job.status not in DONE for job in self.jobs)
+        return sum(job.status not in (*DONE, STOPPED) for job in self.jobs)
 
     def print(self, title: str | None = None, table_file: str = TABLE) -> None:
         """Prints the table to the terminal; of many rows the first, the others being in `table_file`."""
-        title = title or f"{self.folder}: {len(self.jobs)} runs, {self.failed} failed"
+        stopped = sum(job.status == STOPPED for job in self.jobs)
+        counts = f"{len(self.jobs)} runs, {self.failed} failed" + (f", {stopped} stopped" if stopped else "")
+        title = title or f"{self.folder}: {counts}"
         tests = [f"test/{name}" for name in self._test_names()]
         told = [] if all(job.status == "finished" for job in self.jobs) else ["status"]
         heading = [*self.names, self.monitor, plus_minus(self.confidence), "std", "n", *tests, *told]

@@ -20,7 +20,7 @@ from dlrun.code_version import code_version
 from dlrun.registry import ConfigError, imports_of
 from dlrun.shell import command, readable
 from dlrun.sweeps import submitted
-from dlrun.sweeps.jobs import Job, Outcome
+from dlrun.sweeps.jobs import DONE, Job, Outcome
 from dlrun.sweeps.manifest import Manifest, read, refuse_other, write
 
 _flags: list[str] = []
@@ -166,7 +166,8 @@ def finish(folder: Path) -> None:
 
     board = Leaderboard.read(folder)
     states = submitted.states(folder).values()
-    _failed = max(board.failed, sum(Outcome(s).failed for s in states if s not in ("submitted", "running")))
+    unfinished = sum(job.status not in DONE for job in board.jobs)
+    _failed = max(unfinished, sum(Outcome(s).failed for s in states if s not in ("submitted", "running")))
     _show(board)
 
 
