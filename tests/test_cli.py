@@ -105,7 +105,7 @@ def test_version_is_that_of_dlrun(cli) -> None:
     [
         ("dlrun --mul", "--multirun"),
         ("dlrun model=lenet -m optimizer.l", "optimizer.lr="),
-        ("dlrun -m model=le", "model=lenet"),
+        ("dlrun -m model=vg", "model=vgg16"),
     ],
 )
 def test_completion_with_flags(cli, monkeypatch: pytest.MonkeyPatch, line: str, expected: str) -> None:

@@ -37,6 +37,8 @@ from dlrun.spec import TargetSpec
 from dlrun.tasks import TASKS
 from dlrun.tasks.supervised import Supervised
 from dlrun.trainer import TRAINERS, Trainer
+from dlrun.transfer import TRANSFER
+from dlrun.transfer._base import Transfer
 
 
 @ACTIONS.register("own")
@@ -127,6 +129,12 @@ class OwnTask(Supervised):
 @TRAINERS.register("own")
 class OwnTrainer(Trainer):
     pass
+
+
+@TRANSFER.register("own")
+class OwnTransfer(Transfer):
+    def __init__(self, *, pattern: str = "head"):
+        self.pattern = pattern
 """
 SETTINGS = {
     "action": {"word": "hello"},
@@ -139,6 +147,7 @@ SETTINGS = {
     "scheduler": {"slope": 1.0, "warmup_epochs": 0.0},
     "task": {"strict": True},
     "trainer": {},
+    "transfer": {"pattern": "*.bias"},
 }
 
 

@@ -14,7 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = (
     "registry schema spec settings files shell code_version",
     "streams device auto background checkpoint rundir provenance signals repeats",
-    "data models losses optimizers schedulers regularization metrics averaging early_stopping divergence",
+    "data models losses optimizers schedulers regularization metrics averaging early_stopping divergence transfer",
     "tasks callbacks memory",
     "trainer",
     "build",

@@ -172,7 +172,7 @@ def test_a_shared_weight_counts_once() -> None:
 @pytest.mark.parametrize(
     "node",
     [
-        *({"name": name} for name in OPTIMIZERS.names()),
+        *({"name": name} for name in OPTIMIZERS.names() if name != "closed_form"),  # which takes no step
         {"name": "rmsprop", "momentum": 0.9},
         {"name": "momentum", "momentum": 0.0},
     ],

@@ -155,14 +155,14 @@ def test_common_settings_are_documented() -> None:
             assert setting.help, f"{group}.{setting.name}"
 
 
-def test_augmentations_are_documented() -> None:
-    """Augmentations have no YAML of their own; their settings are documented all the same, and their commands compose."""
-    from dlrun.data._augmentation import AUGMENTATIONS
-
-    for name in AUGMENTATIONS.names():
-        for setting in settings_of(AUGMENTATIONS.get(name)).values():
-            assert setting.help, f"{name}.{setting.name}"
-        accept(compose(f"data.augmentation={{{name}: {{}}}}"))
+def test_entries_below_data_are_documented() -> None:
+    """Augmentations and transforms have no YAML of their own; their settings are documented all the same, and their commands
+    compose."""
+    for registry in catalogue._below_data():
+        for name in registry.names():
+            for setting in settings_of(registry.get(name)).values():
+                assert setting.help, f"{name}.{setting.name}"
+            accept(compose(f"{registry.group}={{{name}: {{}}}}"))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -192,6 +192,7 @@ def help_text() -> str:
         "  dlrun model=mlp seeds=5                            five seeds as one result: mean, spread, n",
         "  dlrun resume=outputs/<date>/<run>                  go on with a run, or with a sweep by its folder",
         "  dlrun action=compare sweep=outputs/multirun/<id>   which settings are better, and how sure that is",
+        "  dlrun action=ensemble sweep=outputs/multirun/<id>  the runs of other seeds as one ensemble",
         "  dlrun action=test run=outputs/<date>/<run>         evaluate a run again",
         "  dlrun action=predict run=... action.input=new.csv  write predictions",
         "  dlrun action=profile model=... data=...            where an epoch goes, and which settings are faster here",

@@ -17,7 +17,7 @@ import torch
 from annotated_types import Ge
 from torch import nn
 
-from dlrun import auto, memory, streams
+from dlrun import auto, checkpoint, memory, rundir, streams
 from dlrun.callbacks._base import Run
 from dlrun.callbacks._build import build_callbacks, check_callbacks
 from dlrun.data._module import DataModule, build_data, check_data
@@ -34,9 +34,12 @@ from dlrun.schedulers._build import build_scheduler
 from dlrun.tasks import TASKS
 from dlrun.tasks._base import Task
 from dlrun.trainer import FAST_DEV_BATCHES, TRAINERS, Trainer
+from dlrun.transfer import TRANSFER
+from dlrun.transfer._base import Transfer
 
 FLAGS = ("debug", "trust_imports", "fail_fast", "dry_run", "allow_large", "rerun")
 MAX_THREADS = 1024  # the OpenMP library ends the process where the system gives no more
+NO_TRANSFER = {"name": "none"}  # for the configuration of a run of an older dlrun
 _DEFAULT_THREADS = torch.get_num_threads()
 
 
@@ -67,6 +70,7 @@ def check(config: Mapping[str, Any]) -> None:
     MODELS.check(config["model"])
     TASKS.check(config["task"])
     check_loss(config["loss"])
+    TRANSFER.check(config.get("transfer", NO_TRANSFER))
     OPTIMIZERS.check(config["optimizer"])
     SCHEDULERS.check(config["scheduler"])
     check_regularizers(config["regularization"])
@@ -98,7 +102,8 @@ def build_parts(config: Mapping[str, Any], data_state: Mapping[str, Any] | None 
 
 def build_trainer(config: Mapping[str, Any], folder: Path) -> Trainer:
     """The whole experiment of a checked configuration, ready to fit in `folder`."""
-    parts = build_parts(config)
+    transfer: Transfer = TRANSFER.build(config.get("transfer", NO_TRANSFER))
+    parts, config = _begun(config, transfer, folder)
     config = without_auto(config, parts)
     settings = TRAINERS.check(config["trainer"])
     limit = FAST_DEV_BATCHES if settings["fast_dev_run"] else settings["limit_train_batches"]
@@ -121,7 +126,7 @@ def build_trainer(config: Mapping[str, Any], folder: Path) -> Trainer:
         model=parts.model,
         task=parts.task,
         loss=parts.loss,
-        optimizer=build_optimizer(config["optimizer"], parts.model),
+        optimizer=build_optimizer(config["optimizer"], parts.model, transfer.factors(parts.model)),
         device=parts.device,
         epochs=epochs,
         total_steps=total_steps,
@@ -138,6 +143,22 @@ def build_trainer(config: Mapping[str, Any], folder: Path) -> Trainer:
         seed=config["seed"],
     )
     return trainer
+
+
+def _begun(config: Mapping[str, Any], transfer: Transfer, folder: Path) -> tuple[Parts, Mapping[str, Any]]:
+    """The parts, whose model begins as the transfer says, and the configuration that says what that was. A run that goes on has
+    its weights in a checkpoint: their source may be gone."""
+    last = folder / rundir.LAST
+    goes_on = config.get("resume") is not None and (last.exists() or last.with_name(checkpoint.PREVIOUS).exists())
+    if not goes_on:
+        transfer.find(config["model"])
+    parts = build_parts(config)
+    if not goes_on:
+        transfer.load(parts.model, config["model"])
+        if transfer.found:
+            config = {**config, "transfer": {**config["transfer"], **transfer.found}}
+    transfer.freeze(parts.model)
+    return parts, config
 
 
 def _make_room(run: Run, settings: Mapping[str, Any]) -> None:

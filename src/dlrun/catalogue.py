@@ -18,7 +18,7 @@ from typing import Any
 from dlrun.registry import RESERVED, Registry, Setting, settings_of, type_name
 from dlrun.settings import GROUPS, MAPPING_GROUPS, config_dir, options
 
-AUGMENTATION = "data.augmentation"  # no YAML files: entries are written below data.augmentation
+BELOW_DATA = ("data.transform", "data.augmentation")  # no YAML files: entries are written below these settings
 
 
 def registries() -> dict[str, Registry]:
@@ -33,8 +33,10 @@ def registries() -> dict[str, Registry]:
     from dlrun.schedulers import SCHEDULERS
     from dlrun.tasks import TASKS
     from dlrun.trainer import TRAINERS
+    from dlrun.transfer import TRANSFER
 
-    found = (TASKS, LOSSES, OPTIMIZERS, SCHEDULERS, CALLBACKS, ACTIONS, TRAINERS, DATASETS, MODELS, REGULARIZATION)
+    first = (TASKS, LOSSES, OPTIMIZERS, SCHEDULERS, CALLBACKS, ACTIONS, TRAINERS)
+    found = (*first, TRANSFER, DATASETS, MODELS, REGULARIZATION)
     return {group: next(registry for registry in found if registry.group == group) for group in GROUPS}
 
 
@@ -73,7 +75,7 @@ def build_catalogue() -> dict[str, Any]:
     """Everything, from the sources. Imports every component."""
     found = {group: _describe_group(group, registry) for group, registry in registries().items()}
     found["experiment"] = _describe_group("experiment", Registry("experiment", None))
-    found[AUGMENTATION] = _describe_augmentations()
+    found |= {registry.group: _describe_below_data(registry) for registry in _below_data()}
     found["config"] = {"settings": _describe_top(), "options": {}}
     return json.loads(json.dumps(found))  # tuples become lists, as in the file
 
@@ -108,16 +110,23 @@ def _describe_option(group: str, option: str, registry: Registry) -> dict[str, A
     return found
 
 
-def _describe_augmentations() -> dict[str, Any]:
+def _below_data() -> tuple[Registry, ...]:
     from dlrun.data._augmentation import AUGMENTATIONS
+    from dlrun.data._transform import TRANSFORMS
 
+    return tuple(
+        registry for group in BELOW_DATA for registry in (TRANSFORMS, AUGMENTATIONS) if registry.group == group
+    )
+
+
+def _describe_below_data(registry: Registry) -> dict[str, Any]:
     described = {}
-    for name in AUGMENTATIONS.names():
-        constructor = AUGMENTATIONS.get(name)
+    for name in registry.names():
+        constructor = registry.get(name)
         described[name] = {
             "name": name,
             "about": _summary(constructor),
-            "command": f"dlrun '{AUGMENTATION}={{{name}: {{}}}}'",
+            "command": f"dlrun '{registry.group}={{{name}: {{}}}}'",
             "sets": {},
             "settings": [
                 _describe_setting(s, s.default) | {"name": f"{name}.{s.name}"}

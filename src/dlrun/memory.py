@@ -19,6 +19,7 @@ from torch.optim import SGD, Adam, Optimizer, RMSprop
 
 from dlrun.data._memory import free_memory
 from dlrun.device import autocast
+from dlrun.optimizers._whole_set import WholeSet
 
 log = logging.getLogger("dlrun")
 _PROBES = (2, 3)  # samples: most batch norms refuse one
@@ -92,6 +93,8 @@ def estimate(
 def state_tensors(optimizer: Optimizer) -> int:
     """How many tensors of the size of a parameter an optimizer keeps for it; 2 where it is not known."""
     group = optimizer.param_groups[0]
+    if isinstance(optimizer, WholeSet):
+        return 0
     if isinstance(optimizer, SGD):
         return int(group["momentum"] != 0)
     if isinstance(optimizer, RMSprop):

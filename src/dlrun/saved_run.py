@@ -26,6 +26,9 @@ SPLITTING = (
 )  # fmt: skip
 """Settings that decide which samples are tested."""
 
+LATER = {"transfer": {"name": "none"}}
+"""Groups that runs of an older dlrun do not have, and what they stand for."""
+
 
 def use_saved_run(argv: list[str]) -> Path | None:
     """Makes the saved configuration of `resume=` or `run=` the primary configuration; the run's folder, or None.
@@ -58,6 +61,11 @@ def use_saved_run(argv: list[str]) -> Path | None:
                 f"{setting}: cannot be changed for a saved run ({key}={folder}): it would be tested on samples it was "
                 "trained on; start a new run"
             )
+    if changes := [word for word in argv if word.lstrip("+~").startswith("transfer.")]:
+        raise ConfigError(
+            f"{changes[0].partition('=')[0]}: is about the beginning of a run, and cannot be changed for a saved one "
+            f"({key}={folder}); start a new run"
+        )
     if key == "resume":
         _refuse_changes(folder, argv)
     defaults: list[Any] = ["_self_"]
@@ -86,7 +94,7 @@ def read_saved(folder: Path, key: str) -> dict[str, Any]:
 
     Raises ConfigError, blaming `key`, if something is lost, or is nothing that dlrun writes.
     """
-    config = rundir.read_config(folder, key)
+    config = {**LATER, **rundir.read_config(folder, key)}
     problem = _problem(config)
     if problem:
         raise ConfigError(f"{key}: {folder / rundir.CONFIG} is damaged ({problem}); restore it from a copy of the run")

@@ -13,6 +13,7 @@ GROUPS = (
     "callbacks",
     "action",
     "trainer",
+    "transfer",
     "data",
     "model",
     "regularization",

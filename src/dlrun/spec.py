@@ -55,12 +55,12 @@ class DataSpec:
     """What a model and a loss need to know of the data.
 
     Attributes:
-        input_shape: shape of one input without the batch axis: (C, H, W) for images, (D,) for vectors.
+        input_shape: shape of one input without the batch axis: (C, H, W) for images, (C, L) for sequences, (D,) for vectors.
         target: what is predicted.
         num_train, num_val, num_test: sizes of the splits; `num_test` is None until the test set has been opened
             where only opening it tells.
-        mean, std: per channel (images) or per feature (vectors): network input = (value - mean) / std, where value is
-            in [0, 1] for images and in original units for vectors.
+        mean, std: per channel (images, sequences) or per feature (vectors): network input = (value - mean) / std, where value
+            is in [0, 1] for images and in original units for the others, after `data.transform`.
         split_hashes: SHA-256 (first 16 hex digits) of the sample indices of each split.
         feature_names: names of the input features, empty for images.
     """

@@ -26,6 +26,7 @@ TOYS = {
     "blobs": (2, "class", 4),
     "poly1d": (1, "real", 1),
     "heteroscedastic": (1, "real", 1),
+    "affine": (3, "real", 2),
 }
 
 
@@ -51,7 +52,7 @@ def test_form(name):
         assert (y.dtype, tuple(y.shape)) == (torch.int64, (120,))
         assert y.bincount().tolist() == [120 // size] * size
     else:
-        assert (y.dtype, tuple(y.shape)) == (torch.float32, (120, 1))
+        assert (y.dtype, tuple(y.shape)) == (torch.float32, (120, size))
     if kind == "binary":
         assert set(y.flatten().tolist()) == {0.0, 1.0}
     assert len(DATASETS.build({"name": name}, seed=0).feature_names) == features

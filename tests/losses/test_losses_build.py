@@ -32,6 +32,7 @@ def test_auto_without_target():
         build_loss({"name": "auto"}, TargetSpec("none", 0))
 
 
+@pytest.mark.curriculum("L17")
 @pytest.mark.parametrize(
     ("kind", "size", "name", "settings", "outputs"),
     [
@@ -42,6 +43,7 @@ def test_auto_without_target():
         ("real", 3, "l2", {}, 3),
         ("real", 3, "gaussian_nll", {}, 6),
         ("real", 3, "gaussian_nll", {"variance": "isotropic"}, 4),
+        ("real", 3, "gaussian_full_nll", {}, 9),
         ("non_negative", 3, "exponential_nll", {}, 3),
         ("class", 4, "hinge", {}, 4),
         ("sign", 1, "perceptron", {}, 1),
@@ -57,7 +59,7 @@ def test_impossible_pair_names_those_that_fit():
     with pytest.raises(ConfigError) as error:
         build_loss({"name": "ce"}, TargetSpec("real", 1))
     assert str(error.value).splitlines() == [
-        "loss.name: 'ce' does not fit a target of kind 'real'; these fit: gaussian_nll, l2"
+        "loss.name: 'ce' does not fit a target of kind 'real'; these fit: gaussian_full_nll, gaussian_nll, l2"
     ]
 
 
@@ -89,6 +91,8 @@ def test_auto_passes_label_smoothing_on():
         ({"name": "l2", "label_smoothing": 0.1}, "l2 has no such setting; these have: ce"),
         ({"name": "gaussian_nll", "variance": "isotropc"}, "did you mean 'isotropic'?"),
         ({"name": "gaussian_nll", "min_variance": 0.0}, "expected float > 0"),
+        ({"name": "l2", "reduction": "none"}, "loss.reduction: got 'none'; expected 'mean' or 'sum'"),
+        ({"name": "auto", "reduction": "summ"}, "did you mean 'sum'?"),
     ],
 )
 def test_wrong_settings_are_found_without_data(node, message):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dlrun.build import build_trainer
 from dlrun.models import MODELS
 from dlrun.models._activations import Activation, activation_module
 from dlrun.models._init import Init, initialize
@@ -86,6 +87,22 @@ def test_deep_linear_network_collapses_to_an_affine_map():
     torch.testing.assert_close(model(x), F.linear(x, w3 @ w2 @ w1, w3 @ w2 @ b1 + w3 @ b2 + b3), atol=1e-5, rtol=0)
 
 
+@pytest.mark.curriculum("M16")
+def test_a_deep_linear_network_cannot_solve_xor(composed, tmp_path):
+    """Trained on XOR it gets at most 3 corners of 4 right, where the same network with ReLU gets all."""
+    accuracy = {}
+    for activation in ("linear", "relu"):
+        net = ("model=mlp", "model.hidden=[16,16]", "model.dropout=0", f"model.activation={activation}")
+        data = ("data=xor", "data.samples=400", "optimizer.lr=0.02", "trainer.epochs=5")
+        config = composed("device=cpu", "callbacks=none", *data, *net)
+        (tmp_path / activation).mkdir()
+        trainer = build_trainer(config, tmp_path / activation)
+        trainer.fit()
+        accuracy[activation] = trainer.evaluate("train")["accuracy"]
+    assert accuracy["linear"] <= 0.76
+    assert accuracy["relu"] > 0.99
+
+
 @pytest.mark.curriculum("M23")
 def test_glorot_bound_and_variance():
     """784 -> 300: uniform within 0.0744 with variance b^2 / 3, and biases 0."""
@@ -142,6 +159,24 @@ def test_zero_and_constant_initialisation_do_not_break_symmetry():
         F.mse_loss(equal(x), y).backward()
         optimizer.step()
     weight = equal.hidden.dense1.weight.detach()
+    torch.testing.assert_close(weight, weight[:1].expand_as(weight))
+    assert (weight - start).abs().max() > 1e-3
+
+
+@pytest.mark.curriculum("M24", "P21")
+def test_equal_filters_stay_equal():
+    """With init=constant all filters of a convolution get the same gradient: after twenty updates they have moved, together."""
+    torch.manual_seed(0)
+    model = MODELS.build({"name": "lenet", "init": "constant", "dropout": 0.0}, input_shape=(1, 16, 16), num_outputs=4)
+    conv = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    start = conv.weight.detach().clone()
+    x, y = torch.rand(16, 1, 16, 16), torch.randint(4, (16,))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(20):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    weight = conv.weight.detach()
     torch.testing.assert_close(weight, weight[:1].expand_as(weight))
     assert (weight - start).abs().max() > 1e-3
 

@@ -87,6 +87,38 @@ def test_a_penalty_on_the_code_reaches_the_encoder_only():
     assert all(p.grad is None for p in model.decoder.parameters())
 
 
+@pytest.mark.curriculum("R13", "U13")
+def test_a_stronger_penalty_makes_the_code_smaller_and_sparser(composed, tmp_path):
+    """Trained on digits with three strengths, mean |h| falls and the share of |h| < 0.1 rises."""
+    from dlrun.build import build_trainer
+
+    means, shares = [], []
+    for strength in (0.0, 1.0, 10.0):
+        words = (
+            "model=autoencoder",
+            "data=digits",
+            "model.hidden=[64]",
+            "regularization=[code_sparsity]",
+            "callbacks=none",
+        )
+        more = (
+            f"regularization.code_sparsity.strength={strength}",
+            "trainer.epochs=5",
+            "data.limit_train=500",
+            "device=cpu",
+        )
+        folder = tmp_path / str(strength)
+        folder.mkdir()
+        trainer = build_trainer(composed(*words, *more), folder)
+        trainer.fit()
+        with torch.no_grad():
+            code = trainer.run.model.eval().encode(next(iter(trainer.run.data.split("val"))).inputs).abs()
+        means.append(code.mean().item())
+        shares.append((code < 0.1).float().mean().item())
+    assert means[0] > 2 * means[1] > 2 * 1.3 * means[2]
+    assert 2 * shares[0] < shares[1] < shares[2] / 1.2
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_copies_after_a_step(tied):
     """Copying and pickling work while the last code hangs on a graph, and a tied copy is tied to itself."""

@@ -150,7 +150,9 @@ def test_resnet_cifar_refuses_other_depths():
         build("resnet_cifar", depth=21)
 
 
-@pytest.mark.parametrize("name", ["lenet", "cnn", "resnet_cifar", "resnet", "vgg", "alexnet"])
+@pytest.mark.parametrize(
+    "name", ["lenet", "lenet_1998", "cnn", "inception", "resnet_cifar", "resnet", "vgg", "alexnet", "googlenet"]
+)
 def test_image_models_refuse_vectors(name):
     """One line with what they need and what the data gives."""
     with pytest.raises(ConfigError, match=r"^model\.name: \w+ needs images [^\n]*vectors of 20 values[^\n]*$"):

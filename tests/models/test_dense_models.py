@@ -20,7 +20,10 @@ def build(name, inputs, outputs, **settings):
         pytest.param("linear", (1, 28, 28), 10, {}, 7850, marks=pytest.mark.curriculum("M05")),
         pytest.param("linear", (3,), 4, {}, 16, marks=pytest.mark.curriculum("M14")),
         pytest.param("linear", (6,), 1, {}, 7, marks=pytest.mark.curriculum("M04")),
-        pytest.param("linear", (6,), 5, {"bias": False}, 30, marks=pytest.mark.curriculum("M01", "M54")),
+        pytest.param("linear", (6,), 5, {}, 35, marks=pytest.mark.curriculum("M01", "M54")),
+        pytest.param("linear", (6,), 5, {"bias": False}, 30, marks=pytest.mark.curriculum("D05")),
+        pytest.param("gaussian_classifier", (2, 3), 3, {}, 21, marks=pytest.mark.curriculum("M07")),
+        pytest.param("constant", (6,), 5, {}, 5, marks=pytest.mark.curriculum("T12")),
         pytest.param("mlp", (3,), 2, {"hidden": [4]}, 26, marks=pytest.mark.curriculum("M10")),
         pytest.param("mlp", (100,), 10, {"hidden": [50]}, 5560, marks=pytest.mark.curriculum("M11")),
         pytest.param("mlp", (10,), 10, {"hidden": [10, 10, 10]}, 440, marks=pytest.mark.curriculum("M12")),
@@ -105,6 +108,7 @@ def test_batch_norm_of_1_2_3_4():
     norm = BatchNorm1d(1).train()
     expected = torch.tensor([[-1.3416], [-0.4472], [0.4472], [1.3416]])
     torch.testing.assert_close(norm(torch.tensor([[1.0], [2.0], [3.0], [4.0]])), expected, atol=1e-4, rtol=0)
+    assert all(scale_or_shift.requires_grad for scale_or_shift in (norm.weight, norm.bias))
 
 
 @pytest.mark.curriculum("R09")
@@ -132,3 +136,39 @@ def test_symmetries_of_the_parameters():
         model.hidden.dense1.bias.copy_(3.0 * model.hidden.dense1.bias[order])
         model.head.weight.copy_(model.head.weight[:, order] / 3.0)
     torch.testing.assert_close(model(x), before, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.curriculum("T12")
+def test_the_constant_model_ignores_its_inputs():
+    """The same outputs for all inputs, as copies that later updates do not reach."""
+    model = build("constant", (1, 8, 8), 3)
+    outputs = model(torch.randn(5, 1, 8, 8))
+    before = outputs.detach().clone()
+    assert len(before.unique(dim=0)) == 1
+    with torch.no_grad():
+        model.outputs.add_(1.0)
+    assert torch.equal(outputs, before)
+
+
+@pytest.mark.curriculum("M54")
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_jacobian_of_a_layer(name):
+    """Of y = σ(Wx + b), whose σ is taken element by element, it is diag[σ'(Wx + b)] W."""
+    model, sigma = build("mlp", (4,), 1, hidden=[3], activation=name, dropout=0.0).double(), getattr(torch, name)
+    layer, x = model.hidden.dense1, torch.randn(4, dtype=torch.float64)
+    y = sigma(layer(x)).detach()
+    slope = y * (1 - y) if name == "sigmoid" else 1 - y**2
+    jacobian = torch.func.jacrev(lambda x: model.hidden(x[None])[0])(x)
+    torch.testing.assert_close(jacobian, torch.diag(slope) @ layer.weight.detach())
+
+
+@pytest.mark.curriculum("D05", "M01")
+def test_a_bias_is_the_weight_of_a_constant_feature():
+    """A linear model with bias is one without on [x, 1]; without bias 0 is mapped to 0, so that boundaries pass through it."""
+    biased, plain = build("linear", (3,), 2), build("linear", (4,), 2, bias=False)
+    with torch.no_grad():
+        biased.head.bias.copy_(torch.tensor([0.5, -2.0]))
+        plain.head.weight.copy_(torch.cat([biased.head.weight, biased.head.bias[:, None]], 1))
+    x = torch.randn(6, 3)
+    torch.testing.assert_close(plain(torch.cat([x, torch.ones(6, 1)], 1)), biased(x))
+    assert plain(torch.zeros(1, 4)).abs().max() == 0

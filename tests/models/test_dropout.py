@@ -74,6 +74,36 @@ def test_mean_of_many_passes_is_the_evaluation_output():
     assert torch.equal(model(x), model(x))
 
 
+@pytest.mark.curriculum("R05")
+def test_inputs_and_outputs_are_not_dropped():
+    """The first affine map sees the whole input, the outputs are the head's, and every hidden layer has its own mask."""
+    model = MODELS.build({"name": "mlp", "dropout": 0.5, "hidden": [40, 30]}, input_shape=(6,), num_outputs=50).train()
+    set_keys(model, 0, 0)
+    seen = {}
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda m, inputs, output, name=name: seen.update({name: (inputs[0], output)}))
+    x = torch.rand(20, 6) + 1
+    y = model(x)
+    assert torch.equal(seen["hidden.dense1"][0], x)
+    assert torch.equal(seen["head"][1], y)
+    assert (y != 0).all()
+    for layer in (1, 2):
+        before, after = seen[f"hidden.dropout{layer}"]
+        dropped = (before != 0) & (after == 0)
+        assert dropped.sum() / (before != 0).sum() == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.curriculum("R06")
+@pytest.mark.parametrize("rate", [0.2, 0.5])
+def test_scaling_in_training_is_the_courses_dropout_with_rescaled_weights(rate):
+    """h * m in training and h * (1 - p) in evaluation, with weights W / (1 - p), give our outputs in both."""
+    layer, dropout, h = nn.Linear(8, 3), keyed(rate, 0), torch.rand(50, 8)
+    kept = (dropout(torch.ones(50, 8)) > 0).float()
+    rescaled = layer.weight / (1 - rate)
+    torch.testing.assert_close(layer(dropout(h)), (h * kept) @ rescaled.t() + layer.bias)
+    torch.testing.assert_close(layer(dropout.eval()(h)), (h * (1 - rate)) @ rescaled.t() + layer.bias)
+
+
 def test_keys_come_from_the_named_stream():
     """The key of a dropout is that of stream dropout/<module name> at the step."""
     model = MODELS.build({"name": "mlp", "dropout": 0.5, "hidden": [4, 3]}, input_shape=(2,), num_outputs=1)

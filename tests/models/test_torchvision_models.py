@@ -148,3 +148,19 @@ def test_missing_pretrained_weights_say_what_to_put_where(tmp_path, monkeypatch,
     assert url in message
     assert str(tmp_path / "checkpoints") in message
     assert "\n" not in message
+
+
+@pytest.mark.curriculum("M47")
+def test_alexnet_features_and_the_published_network():
+    """Five convolutions and three dense layers on 256 x 6 x 6 = 9,216 features; the two halves of the published network, whose
+    second, fourth and fifth convolutions see half of the maps, would have 60,965,224 parameters."""
+    with torch.device("meta"):
+        net = build("alexnet").net
+        assert net.avgpool(net.features(torch.zeros(1, 3, 224, 224))).flatten(1).shape == (1, 9216)
+    layers = [m for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert [type(m) for m in layers] == [nn.Conv2d] * 5 + [nn.Linear] * 3
+    maps, dense = [(3, 96, 11, 1), (96, 256, 5, 2), (256, 384, 3, 1), (384, 384, 3, 2), (384, 256, 3, 2)], 9216
+    published = sum(c // groups * k * size**2 + k for c, k, size, groups in maps)
+    published += sum(a * b + b for a, b in ((dense, 4096), (4096, 4096), (4096, 1000)))
+    assert published == 60_965_224
+    assert count_parameters(net) == 61_100_840

@@ -393,7 +393,7 @@ import sys, torch
 from torch import nn
 from dlrun.optimizers import OPTIMIZERS
 from dlrun.optimizers._groups import build_optimizer
-for name in OPTIMIZERS.names():
+for name in set(OPTIMIZERS.names()) - {"closed_form"}:  # which has no step
     model = nn.Linear(2, 1)
     optimizer = build_optimizer({"name": name}, model)
     for _ in range(3):

@@ -195,6 +195,8 @@ def test_models_that_pytorch_cannot_stack(
         ({"trainer.ema_decay": 0.9}, "trainer.ema_decay=0.9; stacking needs null"),
         ({"data.loader": "streaming"}, "data.loader=streaming; stacking needs auto or resident"),
         ({"trainer.accumulate": 2}, "trainer.accumulate=2; stacking needs 1"),
+        ({"trainer.min_grad_norm": 1e-3}, "trainer.min_grad_norm=0.001; stacking needs null"),
+        ({"loss.reduction": "sum"}, "loss.reduction=sum; stacking needs mean"),
         ({"model.hidden": [8]}, "differ in more than values"),
         ({"trainer.precision": "bf16"}, "trainer.precision=bf16"),
         ({"model.dropout": 2.0}, "model.dropout:"),

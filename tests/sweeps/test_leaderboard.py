@@ -51,7 +51,8 @@ def test_the_interval_is_that_of_the_seeds() -> None:
 
 
 def test_only_finished_runs_count(capsys) -> None:
-    """Pruned, killed, timed out, failed and diverged runs are counted and change no mean; pruned and stopped ones are no failures."""
+    """Pruned, killed, timed out, failed and diverged runs are counted and change no mean; pruned and stopped ones have not
+    failed."""
     statuses = ["finished", "pruned", "killed", "timeout", "failed", "diverged", "interrupted", "finished"]
     jobs = [record({"lr": "1", "seed": str(n)}, 100.0, status) for n, status in enumerate(statuses)]
     jobs[0].value, jobs[-1].value = 1.0, None

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from dlrun.losses._build import build_loss
+from dlrun.models.constant import Constant
 from dlrun.registry import ConfigError
 from dlrun.settings import config_dir, options
 from dlrun.spec import Batch, DataSpec, TargetSpec
@@ -135,6 +136,32 @@ def test_reconstruction_needs_an_autoencoder():
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.curriculum("T12")
+def test_density_of_images_and_vectors():
+    """The target is the inputs as the network sees them, flattened, each channel's statistics repeated for its pixels."""
+    task = build("density", IMAGES)
+    target = task.target()
+    assert (target.kind, target.size, task.loss.name) == ("real", 18, "l2")
+    assert (target.mean, target.std) == ((0.5,) * 9 + (0.2,) * 9, (0.25,) * 9 + (0.1,) * 9)
+    model, inputs = Constant((2, 3, 3), 18), torch.randn(8, 2, 3, 3)
+    task.check_model(model)
+    result = task(model, Batch(inputs, torch.zeros(8, dtype=torch.long), torch.arange(8)), STREAM)
+    assert torch.equal(result.targets, inputs.flatten(1))
+    torch.testing.assert_close(result.loss, (inputs.flatten(1) - model.outputs).square().sum(1).mean())
+    target = build("density", VECTORS).target()
+    assert (target.size, target.mean, target.std) == (5, VECTORS.mean, VECTORS.std)
+
+
+def test_density_needs_outputs_that_ignore_the_inputs():
+    """A network that sees what it predicts is refused by name, and so is a number of outputs that does not fit."""
+    with pytest.raises(ConfigError, match=r"same for all inputs, Linear is none; these fit: constant$"):
+        build("density", VECTORS).check_model(nn.Linear(5, 5))
+    with pytest.raises(
+        ConfigError, match=r"^model: Constant gives outputs of shape \(1, 4\); the loss needs \(1, 5\)$"
+    ):
+        build("density", VECTORS).check_model(Constant((5,), 4))
+
+
 @pytest.mark.parametrize("name", TASKS.names())
 def test_tasks_hold_no_state(name):
     """The same step twice gives the same loss: a task carries nothing from step to step."""
@@ -142,6 +169,8 @@ def test_tasks_hold_no_state(name):
     task, model = build(name, data), Coder(18)
     if name == "supervised":
         model = nn.Sequential(nn.Flatten(), nn.Linear(18, 4))
+    if name == "density":
+        model = Constant(data.input_shape, 18)
     batch = Batch(torch.randn(8, 2, 3, 3), torch.randint(4, (8,)), torch.arange(8))
     assert torch.equal(task(model, batch, STREAM).loss, task(model, batch, STREAM).loss)
 

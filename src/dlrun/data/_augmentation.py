@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
 
 from torch import Tensor
 
-from dlrun.registry import ConfigError, Registry, did_you_mean
+from dlrun.data._entries import Node, check_entries, entries
+from dlrun.registry import ConfigError, Registry
+from dlrun.spec import TargetSpec
 
 AUGMENTATIONS = Registry("data.augmentation", "dlrun.data.augmentations")
 
@@ -16,7 +17,8 @@ class Augmentation:
     """Changes training inputs at random; validation and test inputs never pass through it.
 
     Inputs come as float32 in [0, 1] (images, before normalisation) or as standardised vectors. All randomness comes
-    from `key`, so that the same step of the same seed gives the same batch on every device.
+    from `key`, so that the same step of the same seed gives the same batch on every device. The constructor takes settings
+    and, where it names them, the context `input_shape` and `target` (a `TargetSpec`).
     """
 
     needs_image: bool = True
@@ -25,40 +27,40 @@ class Augmentation:
         """(N, *input_shape) float32 -> the same shape; `key`: int32 (2,), for `dlrun.streams.uniform` and friends."""
         raise NotImplementedError
 
-
-Node = Mapping[str, Mapping[str, Any] | None] | None
-
-
-def check_augmentations(node: Node) -> None:
-    """Checks names and settings of `data.augmentation` (name -> settings); needs no data. An entry that is null is off."""
-    for name, settings in _entries(node).items():
-        if "import" not in settings and name not in AUGMENTATIONS.names():
-            allowed = AUGMENTATIONS.names()
-            raise ConfigError(
-                f"data.augmentation: unknown '{name}'; allowed: {', '.join(allowed)}{did_you_mean(name, allowed)}"
-            )
-        AUGMENTATIONS.check({**settings, "name": name}, f"data.augmentation.{name}")
+    def with_targets(self, inputs: Tensor, targets: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """The same together with the targets (see `TargetKind`; real ones standardised), for an augmentation that changes
+        them in a way that is known; here they stay as they are. Neither tensor is changed in place."""
+        return self(inputs, key), targets
 
 
-def build_augmentations(node: Node, input_shape: tuple[int, ...]) -> list[tuple[str, Augmentation]]:
-    """The augmentations of `data.augmentation` (name -> settings) in the order written.
+class _Function(Augmentation):
+    """A function of inputs and key that a user has registered."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.function = function
+
+    def __call__(self, inputs: Tensor, key: Tensor) -> Tensor:
+        return self.function(inputs, key)
+
+
+def build_augmentations(
+    node: Node, input_shape: tuple[int, ...], target: TargetSpec | None = None
+) -> list[tuple[str, Augmentation]]:
+    """The augmentations of `data.augmentation` (name -> settings) in the order written; an entry that is null is off.
 
     Raises:
-        ConfigError: an unknown name, a wrong setting, or an augmentation of images for vectors.
+        ConfigError: an unknown name, a wrong setting, or an augmentation of images for vectors or sequences.
     """
-    check_augmentations(node)
+    check_entries(AUGMENTATIONS, node)
     built = []
-    for name, settings in _entries(node).items():
+    for name, settings in entries(node).items():
         key = f"data.augmentation.{name}"
         if getattr(AUGMENTATIONS.get(name), "needs_image", True) and len(input_shape) != 3:
             fitting = [n for n in AUGMENTATIONS.names() if not getattr(AUGMENTATIONS.get(n), "needs_image", True)]
-            raise ConfigError(
-                f"{key}: needs images, but inputs are vectors of {input_shape[0]} features; "
-                f"these fit: {', '.join(fitting)}"
-            )
-        built.append((name, AUGMENTATIONS.build({**settings, "name": name}, key, input_shape=input_shape)))
+            given = "sequences" if len(input_shape) == 2 else "vectors"
+            given += f" of {input_shape[0]} {'features' if len(input_shape) == 1 else 'channels'}"
+            raise ConfigError(f"{key}: needs images, but inputs are {given}; these fit: {', '.join(fitting)}")
+        context = {"input_shape": input_shape, "target": target}
+        found = AUGMENTATIONS.build({**settings, "name": name}, key, **context)
+        built.append((name, found if isinstance(found, Augmentation) else _Function(found)))
     return built
-
-
-def _entries(node: Node) -> dict[str, Mapping[str, Any]]:
-    return {name: settings for name, settings in (node or {}).items() if settings is not None}

@@ -1,4 +1,4 @@
-"""The data of a run: reads, splits, normalises, augments and batches a source.
+"""The data of a run: reads, splits, transforms, normalises, augments and batches a source.
 
 data = build_data(node, seed=0, device=device)
 for epoch in range(epochs):
@@ -20,14 +20,16 @@ from torch import Tensor
 
 from dlrun import streams
 from dlrun.data import DATASETS
-from dlrun.data._augmentation import build_augmentations, check_augmentations
+from dlrun.data._augmentation import AUGMENTATIONS, build_augmentations
 from dlrun.data._base import Source
 from dlrun.data._describe import Description
+from dlrun.data._entries import check_entries
 from dlrun.data._files import expand
 from dlrun.data._resident import move
 from dlrun.data._settings import DataSettings
 from dlrun.data._statistics import Normalizer
 from dlrun.data._store import SplitStore
+from dlrun.data._transform import TRANSFORMS
 from dlrun.registry import ConfigError
 from dlrun.settings import data_root
 from dlrun.spec import Batch, DataSpec
@@ -39,7 +41,9 @@ EVALUATION_BYTES = 16 << 20  # large images are evaluated in smaller batches, fo
 
 def check_data(node: Mapping[str, Any]) -> None:
     """Checks all of a `data` node that can be checked without reading data. Raises ConfigError."""
-    check_augmentations(DATASETS.build_common(node).augmentation)
+    settings: DataSettings = DATASETS.build_common(node)
+    check_entries(TRANSFORMS, settings.transform)
+    check_entries(AUGMENTATIONS, settings.augmentation)
 
 
 def build_data(
@@ -78,7 +82,7 @@ class DataModule:
 
     Args:
         source: the data set.
-        settings: how to split, normalise, augment and batch it.
+        settings: how to split, transform, normalise, augment and batch it.
         seed: of order and augmentation.
         device: where batches are made.
         state: see `build_data`.
@@ -103,7 +107,7 @@ class DataModule:
         self._store = SplitStore(source, settings, device)
         if state is not None:
             self.load_state_dict(state)
-        self._augmentations = build_augmentations(settings.augmentation, self.spec.input_shape)
+        self._augmentations = build_augmentations(settings.augmentation, self.spec.input_shape, self.spec.target)
         self._normalizer = self._make_normalizer()
 
     @property
@@ -127,14 +131,20 @@ class DataModule:
         self._store.reserve(size)
 
     def epoch(self, epoch: int, start: int = 0, timed: bool = True) -> Iterator[Batch]:
-        """Training minibatches from number `start` on: every sample once, in an order drawn from (seed, epoch). `timed`:
+        """Training minibatches from number `start` on, in an order drawn from (seed, epoch); see `data.sampling`. `timed`:
         waiting for them counts in `wait_s`."""
         train = self._store.get("train")
-        order = torch.randperm(len(train), generator=streams.generator(self.seed, "order", epoch))
+        order = self._order(epoch, len(train))
         if not self._augmentations:
             return train.batches(order, self.batch_size, start, self._normalize, timed)
         to_unit = _to_unit if self.spec.is_image else None
         return self._augmented(train.batches(order, self.batch_size, start, to_unit, timed), self._keys(epoch, start))
+
+    def _order(self, epoch: int, count: int) -> Tensor:
+        """Which training samples the minibatches of an epoch hold, int64 (count,)."""
+        if self.settings.sampling == "with_replacement":
+            return torch.randint(count, (count,), generator=streams.generator(self.seed, "sampling", epoch))
+        return torch.randperm(count, generator=streams.generator(self.seed, "order", epoch))
 
     def split(self, name: SplitName, batch_size: int | None = None) -> Iterator[Batch]:
         """The samples of a split in the order of the source, never augmented, in larger batches by default."""
@@ -149,11 +159,8 @@ class DataModule:
         return max(self.batch_size, min(self.evaluation_batch or EVALUATION_BATCH, fitting))
 
     def transform(self, inputs: Tensor) -> Tensor:
-        """Raw inputs (uint8 images, or vectors in original units, NaN where missing) as the model takes them."""
-        if tuple(inputs.shape[1:]) != self.spec.input_shape:
-            got, expected = tuple(inputs.shape[1:]), self.spec.input_shape
-            raise ConfigError(f"data: inputs of shape {got} do not fit; expected {expected}")
-        return self._normalizer(inputs.to(self.device))
+        """Inputs of the source (uint8 images, or vectors in original units, NaN where missing) as the model takes them."""
+        return self._normalizer(self._store.transform(inputs).to(self.device))
 
     def source_rows(self, name: SplitName, samples: list[int]) -> list[int]:
         """Which rows of the source (counted from 0, in the order of its files) the samples of a split are."""
@@ -178,7 +185,7 @@ class DataModule:
         self._store.close()
 
     def _make_normalizer(self) -> Normalizer:
-        return Normalizer(self._store.description.statistics, self.spec.is_image, self.device)
+        return Normalizer(self._store.description.statistics, len(self.spec.input_shape), self.device)
 
     @property
     def _normalize(self) -> Normalizer | None:
@@ -187,10 +194,10 @@ class DataModule:
     def _augmented(self, batches: Iterator[Batch], keys: Tensor) -> Iterator[Batch]:
         normalize = self._normalizer.unit if self.spec.is_image else None
         for batch, keys_of_step in zip(batches, keys, strict=False):
-            inputs = batch.inputs
+            inputs, targets = batch.inputs, batch.targets
             for (_, augmentation), key in zip(self._augmentations, keys_of_step, strict=True):
-                inputs = augmentation(inputs, key)
-            yield batch._replace(inputs=inputs if normalize is None else normalize(inputs))
+                inputs, targets = augmentation.with_targets(inputs, targets, key)
+            yield batch._replace(inputs=inputs if normalize is None else normalize(inputs), targets=targets)
 
     def _keys(self, epoch: int, start: int) -> Tensor:
         """Keys of all remaining steps of an epoch, int32 (steps, augmentations, 2): one transfer to the device."""

@@ -1,4 +1,4 @@
-"""The settings common to all data sets: splitting, batching, normalisation, augmentation, loading."""
+"""The settings common to all data sets: splitting, batching, transforms, normalisation, augmentation, loading."""
 
 from __future__ import annotations
 
@@ -25,11 +25,16 @@ class DataSettings:
         fold: which of them, from 0.
         test_fraction: share held out as the test set where the data set publishes none.
         split_seed: seed of the random split, apart from `seed` so that runs with other seeds share a split.
+        sampling: disjoint visits every training sample once an epoch, in random order; with_replacement draws each sample of
+            each minibatch independently, so that some come twice and others not at all; an epoch has as many minibatches.
         limit_train: use only this many training samples, a random subset (stratified for classes); null: all.
         limit_val: likewise for validation.
         limit_test: likewise for the test set.
         normalize: standardize subtracts the training mean and divides by the training standard deviation (per channel for
             images, per feature for vectors); unit leaves image values in [0, 1] and vectors as they are.
+        transform: feature transforms of all inputs, name to settings ({} for its defaults), applied in the order written
+            before normalisation and fitted on the training samples; images become vectors; null: none. An entry that is null is
+            left out.
         augmentation: augmentations of training inputs, name to settings ({} for its defaults), applied in the order written;
             null: none. An entry that is null is left out.
         loader: resident keeps the data on the device as one tensor; streaming reads through worker processes; auto
@@ -43,6 +48,7 @@ class DataSettings:
 
     root: str | None = None
     batch_size: Annotated[int, Gt(0)] = 128
+    sampling: Literal["disjoint", "with_replacement"] = "disjoint"
     val_fraction: Annotated[float, Gt(0), Lt(1)] = 0.1
     folds: Annotated[int, Ge(2)] | None = None
     fold: Annotated[int, Ge(0)] = 0
@@ -51,6 +57,7 @@ class DataSettings:
     limit_train: Annotated[int, Gt(0)] | None = None
     limit_val: Annotated[int, Gt(0)] | None = None
     limit_test: Annotated[int, Gt(0)] | None = None
+    transform: Mapping[str, Mapping[str, Any] | None] | None = None
     normalize: Literal["standardize", "unit"] = "standardize"
     augmentation: Mapping[str, Mapping[str, Any] | None] | None = None
     loader: Literal["auto", "resident", "streaming"] = "auto"

@@ -17,7 +17,7 @@ ROWS = 1 << 16  # of a table, converted to float64 at a time
 
 @dataclass(frozen=True)
 class Statistics:
-    """What inputs are normalised with, per channel (images, of values in [0, 1]) or per feature (vectors).
+    """What inputs are normalised with, per channel (images, of values in [0, 1], and sequences) or per feature (vectors).
 
     Attributes:
         mean: subtracted.
@@ -74,27 +74,28 @@ class Normalizer:
 
     Args:
         statistics: see `Statistics`.
-        is_image: whether inputs are uint8 images or float vectors.
+        dimensions: of one input: 3 for uint8 images, 2 for float sequences (C, L), 1 for float vectors.
         device: where the inputs lie.
     """
 
-    def __init__(self, statistics: Statistics, is_image: bool, device: torch.device) -> None:
-        self.is_image = is_image
-        shape = (-1, 1, 1) if is_image else (-1,)
+    def __init__(self, statistics: Statistics, dimensions: int, device: torch.device) -> None:
+        self.is_image = dimensions == 3
+        shape = (-1,) + (1,) * (dimensions - 1)
         dtype = torch.float64
         mean = torch.tensor(statistics.mean, dtype=dtype).view(shape)
         std = torch.tensor(statistics.std, dtype=dtype).view(shape)
         self.mean, self.std = mean.to(device), std.to(device)
-        self.fill = torch.tensor(statistics.fill, dtype=dtype).to(device)
+        self.fill = torch.tensor(statistics.fill, dtype=dtype).view(shape).to(device)
         self.scale, self.shift = (1 / std).float().to(device), (-mean / std).float().to(device)
         self.byte_scale = (1 / (255 * std)).float().to(device)
 
     def __call__(self, raw: Tensor) -> Tensor:
-        """uint8 images (N, C, H, W), or float vectors (N, D) with NaN where missing -> float32 of the same shape."""
+        """uint8 images (N, C, H, W), or floats (N, D) or (N, C, L) with NaN where missing -> float32 of the same shape."""
         if self.is_image:
             return raw.to(torch.float32).mul_(self.byte_scale).add_(self.shift)
         out = torch.empty(raw.shape, dtype=torch.float32, device=raw.device)
-        for part, place in zip(raw.split(ROWS), out.split(ROWS), strict=True):
+        rows = max(1, ROWS // raw.shape[2]) if raw.dim() == 3 else ROWS
+        for part, place in zip(raw.split(rows), out.split(rows), strict=True):
             values = part.to(torch.float64)  # a feature like the year has a mean far larger than its spread
             place.copy_((torch.where(values.isnan(), self.fill, values) - self.mean) / self.std)
         return out

@@ -1,4 +1,4 @@
-"""The splits of a source: read, split and normalised when first asked for, the test set last."""
+"""The splits of a source: read, split, transformed and normalised when first asked for, the test set last."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from torch import Tensor
 from dlrun.data._base import Samples, Source
 from dlrun.data._decoding import check_files
 from dlrun.data._describe import Description, describe
+from dlrun.data._entries import entries
 from dlrun.data._memory import Room
-from dlrun.data._resident import ResidentSplit, decoded, is_resident
+from dlrun.data._pipeline import Pipeline
+from dlrun.data._resident import ResidentSplit, decoded, input_shape, is_resident
 from dlrun.data._settings import DataSettings
 from dlrun.data._split import limit_rows, rows_hash, split_rows, strata_of
 from dlrun.data._statistics import Normalizer, standardize_targets
 from dlrun.data._streaming import StreamingSplit
+from dlrun.registry import ConfigError
 
 Split = ResidentSplit | StreamingSplit
 
@@ -27,13 +30,14 @@ class SplitStore:
 
     Args:
         source: the data set.
-        settings: how to split, normalise and load it.
+        settings: how to split, transform, normalise and load it.
         device: where batches are made.
     """
 
     def __init__(self, source: Source, settings: DataSettings, device: torch.device) -> None:
         self.source, self.settings, self.device = source, settings, device
         self._description: Description | None = None
+        self._pipeline: Pipeline | None = None  # what `data.transform` does; known once the data are
         self._waiting: dict[str, Samples] | None = None  # read, but not yet asked for; None: nothing has been read
         self._open: dict[str, Split] = {}
         self._rows: dict[str, Tensor] = {}
@@ -56,8 +60,16 @@ class SplitStore:
         """Takes the description of an earlier run in place of this training split's own."""
         if description == self._description:
             return
+        pipeline = Pipeline.restore(self.settings.transform, description.transform)
         self.close()
-        self._description = description
+        self._description, self._pipeline = description, pipeline
+
+    def transform(self, inputs: Tensor) -> Tensor:
+        """Inputs as the source gives them -> those that are normalised. Raises ConfigError for another shape."""
+        expected = self._pipeline.input_shape if self._pipeline else self.description.spec.input_shape
+        if tuple(inputs.shape[1:]) != expected:
+            raise ConfigError(f"data: inputs of shape {tuple(inputs.shape[1:])} do not fit; expected {expected}")
+        return self._pipeline(inputs) if self._pipeline else inputs
 
     def get(self, name: str) -> Split:
         """A split, its vectors normalised and its real targets standardised. `test` is opened here, and only here."""
@@ -95,16 +107,32 @@ class SplitStore:
         published, fixed = self.source.published_split, self.source.fixed_split()
         rows = split_rows(samples.targets, target.kind, self.settings, published=published, fixed=fixed)
         parts = {name: take(samples, index) for name, index in rows.items()}
-        if self._description is None:
+        first = self._description is None
+        if first:
             parts["train"] = self._in_memory(parts["train"])  # read once, for the statistics and for training
             if published:
                 self.source.check_test()
             for name in [name for name in parts if name != "train"]:
                 parts[name] = self._in_memory(parts[name])
                 check_files(parts[name])
-            self._description = describe(parts["train"], target, self.source.feature_names, self.settings.normalize)
+            self._pipeline = self._fitted(parts["train"])
+        parts = {name: self._transformed(part) for name, part in parts.items()}
+        if first:
+            names = self._pipeline.names if self._pipeline else self.source.feature_names
+            self._description = describe(parts["train"], target, names, self.settings.normalize, self._pipeline)
         self._record(rows)
         self._waiting = parts
+
+    def _fitted(self, train: Samples) -> Pipeline | None:
+        if not entries(self.settings.transform):
+            return None
+        pipeline = Pipeline(self.settings.transform, input_shape(train), self.source.feature_names)
+        pipeline.fit(train)
+        return pipeline
+
+    def _transformed(self, samples: Samples) -> Samples:
+        """The samples as `data.transform` makes them; unchanged where it is off."""
+        return self._pipeline.samples(self._in_memory(samples)) if self._pipeline else samples
 
     def _read_test(self) -> Samples:
         samples = self.source.test()
@@ -113,7 +141,7 @@ class SplitStore:
         strata = strata_of(samples.targets, target.kind)
         rows = limit_rows(rows, strata, "test", self.settings.limit_test, self.settings.split_seed)
         self._record({"test": rows})
-        return take(samples, rows)
+        return self._transformed(take(samples, rows))
 
     def _record(self, rows: dict[str, Tensor]) -> None:
         self._rows |= rows
@@ -129,7 +157,7 @@ class SplitStore:
         samples = self._in_memory(samples)
         inputs, targets = samples.inputs, standardize_targets(samples.targets, spec.target.mean, spec.target.std)
         if isinstance(inputs, Tensor) and not spec.is_image:
-            inputs = Normalizer(self.description.statistics, False, torch.device("cpu"))(inputs)
+            inputs = Normalizer(self.description.statistics, inputs.dim() - 1, torch.device("cpu"))(inputs)
         rows = samples.rows
         if (
             isinstance(inputs, Tensor)

@@ -17,6 +17,7 @@ from dlrun.spec import TargetSpec
 
 Labels = Literal["binary", "sign"]
 SampleCount = Annotated[int, Ge(4), Le(10_000_000)]  # a generated set is made whole in memory before every run
+MOST_VALUES = 200_000_000  # 0.8 GB of float32, and a few times that while they are made
 
 
 class ToySource(Source):
@@ -64,3 +65,9 @@ def two_class(is_second: Tensor, labels: Labels) -> tuple[Tensor, TargetSpec]:
     """Targets (N, 1) of a two-class set from a boolean (N,): 0 and 1 (`binary`), or -1 and +1 (`sign`)."""
     targets = is_second.float().unsqueeze(1)
     return (targets if labels == "binary" else 2 * targets - 1), TargetSpec(labels, 1)
+
+
+def check_values(values: int, settings: str) -> None:
+    """Raises ConfigError where a set would hold more values than are made in memory; `settings`: what decides how many."""
+    if values > MOST_VALUES:
+        raise ConfigError(f"data: {settings} make {values:,} values; at most {MOST_VALUES:,}")

@@ -1,8 +1,9 @@
 """The loss registry: one file per entry; `auto` chooses by the kind of the target."""
 
+from dlrun.losses._settings import LossSettings
 from dlrun.registry import Registry
 
-LOSSES = Registry("loss", "dlrun.losses")
+LOSSES = Registry("loss", "dlrun.losses", LossSettings)
 
 DEFAULT_LOSS = {
     "class": "ce",

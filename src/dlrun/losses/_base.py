@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -23,10 +23,12 @@ class Loss:
         name: the registry name, for messages.
         kinds: the target kinds this loss accepts.
         num_outputs: size of the raw output the network must give.
+        reduction: of `loss.reduction`, for the trainer; the loss itself is a mean over the samples in any case.
     """
 
     name: ClassVar[str]
     kinds: ClassVar[frozenset[TargetKind]]
+    reduction: Literal["mean", "sum"] = "mean"
 
     def __init__(self, target: TargetSpec) -> None:
         if target.kind not in self.kinds:

@@ -35,7 +35,9 @@ def build_loss(node: Mapping[str, Any], target: TargetSpec) -> Loss:
     LOSSES.check(node)  # before the pair: imports the user's module, and a misspelt name is the likelier error
     if target.kind not in _kinds(node["name"]):
         raise check_pair(node["name"], target, fitting(target.kind))
-    return LOSSES.build(node, target=target)
+    loss: Loss = LOSSES.build(node, target=target)
+    loss.reduction = LOSSES.build_common(node).reduction
+    return loss
 
 
 def fitting(kind: TargetKind) -> list[str]:

@@ -97,6 +97,7 @@ def load_pretrained(net: nn.Module, architecture: str, stem: str, head: str) -> 
             f"model.pretrained: cannot load {weights.url} ({reason}); put that file into {folder}"
         ) from None
     own = net.state_dict()
+    state = {name: value for name, value in state.items() if name in own}  # without auxiliary classifiers
     if own[f"{head}.weight"].shape != state[f"{head}.weight"].shape:
         state.update({f"{head}.{name}": own[f"{head}.{name}"] for name in ("weight", "bias")})
     channels = own[f"{stem}.weight"].shape[1]

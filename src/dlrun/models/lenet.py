@@ -1,4 +1,4 @@
-"""`model=lenet`: LeNet-5."""
+"""`model=lenet`: LeNet-5 as it is used today."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from dlrun.models._activations import Activation, activation_module
 from dlrun.models._dense import dense_layers
 from dlrun.models._dropout import Dropout, Rate
 from dlrun.models._init import Init, initialize
-from dlrun.models._pooling import Pool, pooling
+from dlrun.models._lenet import into_lenet
+from dlrun.models._pooling import Norm, Pool, pooling
 from dlrun.models._shapes import image_shape
-
-SIZE = 32  # of the image that C1 sees in the paper
 
 
 @MODELS.register("lenet")
 class LeNet(nn.Module):
     """LeNet-5: 5x5 convolutions C1 (6 maps), C3 (16), C5 (120), pooling by 2 in S2 and S4, dense F6 (84), linear head.
 
-    Source: LeCun et al. (1998), section II.B. Differs: C3 sees all maps of S2, pooling has no parameters, the head is
-    linear instead of radial basis functions; for 10 classes of one-channel images that makes 61,706 parameters.
+    Source: LeCun et al. (1998), section II.B; its first relative, trained by backpropagation on zip codes, is of LeCun et
+    al. (1989). Differs: C3 sees all maps of S2, pooling has no parameters, the head is linear instead of radial basis
+    functions; for 10 classes of one-channel images that makes 61,706 parameters. `lenet_1998` is the published network.
 
     Images smaller than 32x32 are enlarged by the largest whole factor that keeps them within 32x32 (8x8: 4, 28x28: 1)
     and surrounded by zeros up to 32x32 (28x28: 2 on each side); of larger ones S4 is averaged down to 5x5.
@@ -31,7 +31,9 @@ class LeNet(nn.Module):
         input_shape: (channels, height, width); given by the data.
         num_outputs: size of the raw output; given by the loss.
         activation: after C1, C3, C5 and F6; tanh in the paper.
-        pool: max, avg (the paper's), sum or lp (Euclidean norm).
+        pool: max, avg (the paper's, without parameters), sum, lp (p-norm) or stochastic (one value, drawn in proportion to
+            its size).
+        pool_p: p of pool=lp; 2 is the Euclidean norm, and large ones come near to max.
         init: initialisation of the weights (default: PyTorch's own, biases too); biases start at 0 in all others.
         dropout: probability that a unit of C5 or F6 is set to 0 in training.
         batch_norm: batch normalisation before each activation; the layers before it have no bias.
@@ -49,15 +51,13 @@ class LeNet(nn.Module):
         *,
         activation: Activation = "relu",
         pool: Pool = "max",
+        pool_p: Norm = 2.0,
         init: Init = "default",
         dropout: Rate = 0.25,
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
         channels, height, width = image_shape("lenet", input_shape)
-        factor = max(1, SIZE // max(height, width))
-        padding = (_padding(height * factor), _padding(width * factor))
-        s4 = [((size * factor + 2 * pad - 4) // 2 - 4) // 2 for size, pad in zip((height, width), padding, strict=True)]
 
         def convolution(in_channels: int, out_channels: int, pad: tuple[int, int] = (0, 0)) -> nn.Sequential:
             parts: OrderedDict[str, nn.Module] = OrderedDict()
@@ -67,12 +67,12 @@ class LeNet(nn.Module):
             parts["activation"] = activation_module(activation)
             return nn.Sequential(parts)
 
-        self.enlarge = nn.Upsample(scale_factor=factor) if factor > 1 else nn.Identity()
+        self.enlarge, padding, fit = into_lenet(height, width)
         self.c1 = convolution(channels, 6, padding)  # (N, 6, 28, 28)
-        self.s2 = pooling(pool, 2)  # (N, 6, 14, 14)
+        self.s2 = pooling(pool, 2, p=pool_p)  # (N, 6, 14, 14)
         self.c3 = convolution(6, 16)  # (N, 16, 10, 10)
-        self.s4 = pooling(pool, 2)  # (N, 16, 5, 5)
-        self.fit = nn.AdaptiveAvgPool2d(5) if s4 != [5, 5] else nn.Identity()
+        self.s4 = pooling(pool, 2, p=pool_p)  # (N, 16, 5, 5)
+        self.fit = fit
         self.c5 = convolution(16, 120)  # (N, 120, 1, 1)
         self.dropout = Dropout(dropout)
         self.f6 = dense_layers(120, (84,), (activation,), dropout, batch_norm)
@@ -83,8 +83,3 @@ class LeNet(nn.Module):
         x = self.s2(self.c1(self.enlarge(x)))
         x = self.c5(self.fit(self.s4(self.c3(x))))
         return self.head(self.f6(self.dropout(x.flatten(1))))
-
-
-def _padding(size: int) -> int:
-    """Zeros on each side of an axis up to 32 (33 for an odd size: C1 and S2 then leave the last row out)."""
-    return max(0, (SIZE - size + 1) // 2)

@@ -24,23 +24,33 @@ class ResidualBlock(nn.Module):
         in_channels: channels of x.
         channels: channels of y.
         stride: of the first convolution.
+        residual: false leaves the shortcut out: y = relu(F(x)).
+        batch_norm: batch normalisation after each convolution, which then has no bias.
 
     Shapes: (N, in_channels, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride)).
     """
 
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, residual: bool = True, batch_norm: bool = True
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(channels)
-        self.stride, self.new_channels = stride, channels - in_channels
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=not batch_norm)
+        self.norm1 = _norm(channels, batch_norm)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=not batch_norm)
+        self.norm2 = _norm(channels, batch_norm)
+        self.stride, self.new_channels, self.residual = stride, channels - in_channels, residual
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        if not self.residual:
+            return F.relu(y)
         if self.stride > 1 or self.new_channels:
             x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
-        return F.relu(x + residual)
+        return F.relu(x + y)
+
+
+def _norm(channels: int, batch_norm: bool) -> nn.Module:
+    return nn.BatchNorm2d(channels) if batch_norm else nn.Identity()
 
 
 @MODELS.register("resnet_cifar")
@@ -48,12 +58,14 @@ class ResNetCIFAR(nn.Module):
     """The residual network of depth 6n + 2 for small images: a 3x3 convolution, three stages of n blocks with 16, 32
     and 64 channels, global average, linear head. ResNet-20 has 269,722 parameters for 10 classes of colour images.
 
-    Source: He et al. (2016), section 4.2.
+    Source: He et al. (2016), section 4.2, with its plain networks (`residual` false).
 
     Args:
         input_shape: (channels, height, width), at least 4x4 pixels; given by the data.
         num_outputs: size of the raw output; given by the loss.
         depth: number of layers with weights, 6n + 2.
+        residual: false leaves the shortcuts out, for a plain network of the same layers.
+        batch_norm: batch normalisation after each convolution, which then has no bias.
         init: initialisation of the weights; biases start at 0.
 
     Shapes: (N, C, H, W) -> (N, num_outputs).
@@ -68,6 +80,8 @@ class ResNetCIFAR(nn.Module):
         num_outputs: int,
         *,
         depth: Annotated[int, Ge(8), Le(2000)] = 20,
+        residual: bool = True,
+        batch_norm: bool = True,
         init: Init = "he_normal",
     ) -> None:
         super().__init__()
@@ -75,18 +89,18 @@ class ResNetCIFAR(nn.Module):
         n, rest = divmod(depth - 2, 6)
         if rest:
             raise ConfigError(f"model.depth: got {depth}; allowed: 6n + 2, such as {6 * n + 2} or {6 * n + 8}")
-        self.conv = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(16)
-        self.stage1 = self._stage(16, 16, n, 1)  # (N, 16, H, W)
-        self.stage2 = self._stage(16, 32, n, 2)  # (N, 32, H/2, W/2)
-        self.stage3 = self._stage(32, 64, n, 2)  # (N, 64, H/4, W/4)
+
+        def stage(in_channels: int, channels: int, stride: int) -> nn.Sequential:
+            sizes = [(in_channels, channels, stride), *[(channels, channels, 1)] * (n - 1)]
+            return nn.Sequential(*(ResidualBlock(*size, residual, batch_norm) for size in sizes))
+
+        self.conv = nn.Conv2d(channels, 16, 3, padding=1, bias=not batch_norm)
+        self.norm = _norm(16, batch_norm)
+        self.stage1 = stage(16, 16, 1)  # (N, 16, H, W)
+        self.stage2 = stage(16, 32, 2)  # (N, 32, H/2, W/2)
+        self.stage3 = stage(32, 64, 2)  # (N, 64, H/4, W/4)
         self.head = nn.Linear(64, num_outputs)
         initialize(self, init)
-
-    @staticmethod
-    def _stage(in_channels: int, channels: int, n: int, stride: int) -> nn.Sequential:
-        first = ResidualBlock(in_channels, channels, stride)
-        return nn.Sequential(first, *(ResidualBlock(channels, channels, 1) for _ in range(n - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.norm(self.conv(x)))

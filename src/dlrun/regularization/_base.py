@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
@@ -21,6 +21,9 @@ class Regularizer:
 
     def project(self, model: nn.Module) -> None:
         """Changes the weights in place after the optimizer's update, without gradient."""
+
+    def proximal(self, model: nn.Module, rates: Mapping[int, float | Tensor]) -> None:
+        """Likewise, before `project`, by the learning rates of the update; `rates`: by `id` of the trainable parameters."""
 
 
 def weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -40,9 +40,13 @@ def _obstacle(trainer: Trainer) -> str:
         "an average of the weights is kept": trainer.average is not None,
         "trainer.memory_format is channels_last": trainer.channels_last,
         f"{type(run.optimizer).__name__} has no stacked update": type(run.optimizer) not in STATES,
+        "a regularization takes a proximal step": bool(trainer.proximals),
+        "the losses of a minibatch add up": trainer.adds_up,
+        "trainer.min_grad_norm is set": trainer.min_grad_norm is not None,
         "the data are streamed": not isinstance(run.data._store.get("train"), ResidentSplit),
         f"the state of a run is larger than {COPIED >> 30} GiB": 3 * size_of_member(run.model) > COPIED,
         "the model has frozen parameters": any(not p.requires_grad for p in run.model.parameters()),
+        "the learning rate differs from layer to layer": len({group["lr"] for group in trainer.built_settings}) > 1,
     }
     return next((reason for reason, holds in found.items() if holds), "")
 

@@ -31,6 +31,8 @@ _TREATMENT = (
         "limit_train",
         "limit_val",
         "limit_test",
+        "transform",
+        "sampling",
         "normalize",
         "augmentation",
         "loader",

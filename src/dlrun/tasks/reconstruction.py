@@ -20,7 +20,7 @@ class Reconstruction(Task):
     """Predicts the inputs themselves: loss(model(inputs), inputs); the targets of the data are ignored.
 
     The target of an image is its pixels in [0, 1], flattened, not the normalised values the network sees; the target of
-    a vector is the standardised vector.
+    a vector or a sequence is the standardised one, flattened.
 
     Args:
         data: what the data is; its inputs are predicted.
@@ -39,7 +39,9 @@ class Reconstruction(Task):
         if self.data.is_image:
             return TargetSpec("unit", math.prod(self.data.input_shape))
         data = self.data  # inputs are standardised as real targets are: results are reported in original units
-        return TargetSpec("real", data.input_shape[0], data.feature_names, data.mean, data.std)
+        steps = math.prod(data.input_shape[1:])  # of a sequence (C, L), whose statistics are per channel; 1 for vectors
+        mean, std = (tuple(value for value in values for _ in range(steps)) for values in (data.mean, data.std))
+        return TargetSpec("real", math.prod(data.input_shape), data.feature_names, mean, std)
 
     def check_model(self, model: object) -> None:
         if not (hasattr(model, "encode") and hasattr(model, "decode")):

@@ -44,7 +44,9 @@ from dlrun.spec import Batch, StepResult
 from dlrun.trainer._compiling import compiled
 from dlrun.trainer._diagnosis import diverged_in_step, diverged_in_validation
 from dlrun.trainer._evaluation import evaluate
+from dlrun.trainer._flatness import full_gradient_norm
 from dlrun.trainer._graph import graphed
+from dlrun.trainer._whole_set import whole_set
 
 log = logging.getLogger(__name__)
 TRAINERS = Registry("trainer", None)
@@ -70,6 +72,8 @@ class Trainer:
         monitor: what the best checkpoint, early stopping and sweeps look at, such as val/loss or val/accuracy.
         patience: stop when `monitor` has not improved in this many validations in a row; null: never.
         min_delta: an improvement must be larger than this.
+        min_grad_norm: stop when the norm of the gradient over the whole training set, evaluated after each epoch, is below
+            this: the objective is flat there. Costs a pass over the training set per epoch; null: neither evaluated nor asked.
         accumulate: each minibatch is split into this many micro-batches whose gradients are added up; saves memory, and the
             update stays that of the whole minibatch (but for batch norm and dropout, which see micro-batches). auto: 1,
             and twice as many, with a warning, whenever the memory of a CUDA device does not suffice.
@@ -109,6 +113,7 @@ class Trainer:
         monitor: str = "val/loss",
         patience: Annotated[int, Gt(0)] | None = None,
         min_delta: Annotated[float, Ge(0)] = 0.0,
+        min_grad_norm: Annotated[float, Gt(0)] | None = None,
         accumulate: Annotated[int, Gt(0)] | Literal["auto"] = 1,
         clip_norm: Annotated[float, Gt(0)] | None = None,
         ema_decay: Annotated[float, Gt(0), Lt(1)] | None = None,
@@ -134,6 +139,8 @@ class Trainer:
         self.accumulate, self.halves = (1, True) if accumulate == "auto" else (accumulate, False)
         self.has_batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in run.model.modules())
         self.clip_norm, self.precision = clip_norm, precision
+        self.min_grad_norm = min_grad_norm
+        self.grad_norm: float | None = None  # over the whole training set after the last epoch, where it is asked for
         self.log_every_steps, self.validate_every_epochs = log_every_steps, validate_every_epochs
         self.checkpoint_every_steps = checkpoint_every_steps
         self.checkpoint_every_s = math.inf if checkpoint_every_minutes is None else 60 * checkpoint_every_minutes
@@ -148,6 +155,8 @@ class Trainer:
         self.scaler = grad_scaler(precision, run.device)
         self.penalties = [(n, r) for n, r in regularizers.items() if type(r).penalty is not Regularizer.penalty]
         self.projections = [r for r in regularizers.values() if type(r).project is not Regularizer.project]
+        self.proximals = [r for r in regularizers.values() if type(r).proximal is not Regularizer.proximal]
+        self.adds_up = run.loss.reduction == "sum"  # the losses of a minibatch, in place of their mean
         self.dropout_keys = DropoutKeys(run.model, seed)
         others = (run.task, run.loss, run.optimizer, *regularizers.values())
         self.reseed = has_foreign_randomness(run.model) or any(map(is_foreign, others))
@@ -173,6 +182,9 @@ class Trainer:
         self.background = Background()
         self._check_monitors()
         self.graph = graphed(self) if cuda_graph else None
+        self.whole_set = whole_set(self)
+        if self.whole_set:
+            self._update = self.whole_set.update  # type: ignore[method-assign]
 
     # ---- fit ------------------------------------------------------------------------------------------------------
 
@@ -205,7 +217,12 @@ class Trainer:
         """Whether there is an epoch left to train."""
         run = self.run
         # `self.batch`: an epoch stopped after its last update, before or in its validation
-        return run.epoch < run.epochs and (run.step < run.total_steps or self.batch > 0) and not self.best.should_stop
+        left = run.epoch < run.epochs and (run.step < run.total_steps or self.batch > 0)
+        return left and not self.best.should_stop and not self._is_flat(self.grad_norm)
+
+    def _is_flat(self, norm: float | None) -> bool:
+        """Whether a gradient over the whole training set is as small as `trainer.min_grad_norm` asks."""
+        return norm is not None and self.min_grad_norm is not None and norm < self.min_grad_norm
 
     def _train_epoch(self) -> None:
         run, limit, seconds = self.run, self.run.steps_per_epoch, self.epoch_seconds
@@ -218,7 +235,8 @@ class Trainer:
         start = window_start = time.perf_counter()
         earlier, window = seconds[-1], run.samples
         left = max(0, min(limit - self.batch, run.total_steps - run.step))
-        for batch in islice(run.data.epoch(run.epoch, self.batch), left):
+        batches = run.data.epoch(run.epoch, self.batch) if self.whole_set is None else self.whole_set.batches()
+        for batch in islice(batches, left):
             result, objective = self._step(batch)
             size = len(batch.indices)
             self.batch += 1
@@ -287,6 +305,10 @@ class Trainer:
                 raise diverged_in_step(self, batch)
         else:
             optimizer.step()
+        if self.proximals:
+            rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+            for regularizer in self.proximals:
+                regularizer.proximal(run.model, rates)
         for regularizer in self.projections:
             with torch.no_grad():
                 regularizer.project(run.model)
@@ -338,12 +360,16 @@ class Trainer:
         if run.step == 0:
             self._check_outputs(result, batch)
         objective = result.loss
+        samples = round(len(batch.indices) / share) if self.adds_up else 1  # of the minibatch, whose losses add up
         for name, regularizer in self.penalties:
             penalty = regularizer.penalty(run.model, result.outputs)
             if penalty is not None:
+                if samples != 1:  # objectives are kept per sample
+                    penalty = penalty / samples
                 result.parts[f"penalty/{name}"] = penalty.detach()
                 objective = objective + penalty
-        scaled = objective * share if share != 1.0 else objective
+        factor = share * samples
+        scaled = objective * factor if factor != 1.0 else objective
         (self.scaler.scale(scaled) if self.scaler else scaled).backward()
         loss = result.loss.detach()
         kept = StepResult(loss, result.outputs.detach(), result.targets, result.parts)
@@ -420,16 +446,19 @@ class Trainer:
         update, so that a resumed run validates anew."""
         run, train = self.run, {**self.sums.means(bool(self.penalties)), **self.train_metrics.compute()}
         last = run.epoch + 1 == run.epochs or run.step >= run.total_steps
-        validation = None
-        if (run.epoch + 1) % self.validate_every_epochs == 0 or last:
-            try:
+        validation = norm = None
+        try:
+            if self.min_grad_norm is not None:
+                norm = train["full_gradient_norm"] = full_gradient_norm(self)
+            if (run.epoch + 1) % self.validate_every_epochs == 0 or last or self._is_flat(norm):
                 self._refresh_batch_norm()
                 validation = self.evaluate("val")
-            except Interrupted:
-                self.save_last()
-                raise
+        except Interrupted:
+            self.save_last()
+            raise
         run.epoch += 1
         self.batch = 0
+        self.grad_norm = norm
         self._report("train", _plain(train))
         if validation is not None:
             self._report("val", validation)
@@ -474,6 +503,7 @@ class Trainer:
             "average": self.average.state_dict() if self.average else None,
             "scaler": self.scaler.state_dict() if self.scaler else None,
             "best": self.best.state_dict(),
+            "grad_norm": self.grad_norm,
             "data": run.data.state_dict(),
             "callbacks": {name: callback.state_dict() for name, callback in self._named_callbacks().items()},
             "counters": {"epoch": run.epoch, "step": run.step, "samples": run.samples, "batch": self.batch},
@@ -517,6 +547,7 @@ class Trainer:
         if self.scaler and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.best.load_state_dict(state["best"])
+        self.grad_norm = state.get("grad_norm")
         if state["data"] != run.data.state_dict():
             log.warning("the data are not those of the checkpoint: the results will not be those of an unbroken run")
         for name, callback in self._named_callbacks().items():

@@ -1,0 +1,1 @@
+"""Feature transforms: one file per entry."""

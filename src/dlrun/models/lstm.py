@@ -1,0 +1,58 @@
+"""`model=lstm`: a network with long short-term memory."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from annotated_types import Gt
+from torch import nn
+
+from dlrun.models import MODELS
+from dlrun.models._dropout import Rate
+from dlrun.models._recurrent import Readout, Recurrent
+
+
+@MODELS.register("lstm")
+class LSTM(Recurrent):
+    """Long short-term memory with a linear head; images are read row by row.
+
+    i, f, o = sigmoid(U x_t + W h_(t-1) + b), g = tanh(U x_t + W h_(t-1) + b), c_t = f c_(t-1) + i g, h_t = o tanh(c_t).
+
+    Source: Hochreiter and Schmidhuber (1997); forget gates f: Gers et al. (2000). Both directions: Schuster and Paliwal
+    (1997). Dropout: Zaremba et al. (2014), section 3.1.
+
+    Args:
+        input_shape: (channels, height, width): height steps; (channels, length): length steps; or (values,): one step for
+            each; given by the data.
+        num_outputs: size of the raw output; given by the loss.
+        hidden: size of the state of each layer (and direction).
+        layers: number of recurrent layers, each reading the states of the one before.
+        bidirectional: a second pass from the last step to the first, with weights of its own.
+        dropout: probability that a value is set to 0 in training, between the layers and before the head.
+        forget_bias: added to the biases of the forget gates at the start; 1 lets the memory last (Gers et al. 2000; Jozefowicz
+            et al. 2015).
+        readout: what the head reads: last (the state after the last step; backwards, that after the first) or mean (over
+            the steps).
+
+    Shapes: (N, C, H, W), (N, C, L) or (N, D) -> (N, num_outputs).
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        num_outputs: int,
+        *,
+        hidden: Annotated[int, Gt(0)] = 128,
+        layers: Annotated[int, Gt(0)] = 1,
+        bidirectional: bool = False,
+        dropout: Rate = 0.0,
+        forget_bias: float = 0.0,
+        readout: Readout = "last",
+    ) -> None:
+        def layer(size: int) -> nn.RNNBase:
+            return nn.LSTM(size, hidden, batch_first=True, bidirectional=bidirectional)
+
+        super().__init__("lstm", layer, input_shape, num_outputs, layers, dropout, readout)
+        for name, bias in self.named_parameters():
+            if ".bias_ih" in name:  # (4 * hidden,): of the gates i, f, g, o
+                bias.data[hidden : 2 * hidden] += forget_bias
