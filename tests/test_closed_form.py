@@ -65,6 +65,13 @@ def with_ones(x: np.ndarray) -> np.ndarray:
     return np.concatenate([x, np.ones((len(x), 1))], 1)
 
 
+def test_the_gradient_is_0_at_the_solution_of_a_sum(trained) -> None:
+    """Ridge with `loss.reduction=sum`: the penalty counts once for all samples, in the solution and in the gradient."""
+    words = ("regularization=[l2]", "regularization.l2.strength=0.5", "data.batch_size=7", "loss.reduction=sum")
+    trainer = trained(*EXACT, "data=affine", "data.noise=0.5", "trainer.min_grad_norm=1e-12", *words)
+    assert trainer.run.history["train"]["full_gradient_norm"] < 1e-6
+
+
 @pytest.mark.curriculum("O18", "M01")
 def test_least_squares(trained) -> None:
     """W^+ y of NumPy, for two targets at once, with noise; the gradient there is 0."""

@@ -59,6 +59,17 @@ def different(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> set[str
     return {n for n in a.keys() | b.keys() if n not in a or n not in b or not torch.equal(a[n], b[n])}
 
 
+@pytest.mark.parametrize(
+    ("word", "warned"),
+    [("data.split_seed=7", True), ("data.folds=3", True), ("seed=7", False), ("data.std=0.7", False)],
+)
+def test_samples_that_the_source_has_seen(cli, source: Path, word: str, warned: bool) -> None:
+    """Weights from a run on another split of the same data: a warning; from the same split, or from other data: none."""
+    done = cli(*BLOBS, "transfer=finetune", "transfer.source=source", word, "hydra.run.dir=run")
+    assert done.rc == 0, done.stderr
+    assert ("its weights have seen samples" in done.stderr) == warned
+
+
 # ---- frozen, new head -------------------------------------------------------------------------------------------------
 
 

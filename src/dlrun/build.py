@@ -7,6 +7,8 @@ model needs; `build_trainer` adds what training needs.
 from __future__ import annotations
 
 import copy
+import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,22 +23,25 @@ from dlrun import auto, checkpoint, memory, rundir, streams
 from dlrun.callbacks._base import Run
 from dlrun.callbacks._build import build_callbacks, check_callbacks
 from dlrun.data._module import DataModule, build_data, check_data
+from dlrun.data._settings import DataSettings
 from dlrun.device import keep_freed_memory, resolve_device, set_deterministic
 from dlrun.losses._base import Loss
 from dlrun.losses._build import build_loss, check_loss
 from dlrun.models import MODELS
 from dlrun.optimizers import OPTIMIZERS
 from dlrun.optimizers._groups import build_optimizer
-from dlrun.registry import ConfigError, validate
+from dlrun.registry import ConfigError, settings_of, validate
 from dlrun.regularization._build import build_regularizers, check_regularizers
 from dlrun.schedulers import SCHEDULERS
 from dlrun.schedulers._build import build_scheduler
+from dlrun.settings import SPLITTING
 from dlrun.tasks import TASKS
 from dlrun.tasks._base import Task
 from dlrun.trainer import FAST_DEV_BATCHES, TRAINERS, Trainer
 from dlrun.transfer import TRANSFER
 from dlrun.transfer._base import Transfer
 
+log = logging.getLogger("dlrun")
 FLAGS = ("debug", "trust_imports", "fail_fast", "dry_run", "allow_large", "rerun")
 MAX_THREADS = 1024  # the OpenMP library ends the process where the system gives no more
 NO_TRANSFER = {"name": "none"}  # for the configuration of a run of an older dlrun
@@ -155,10 +160,29 @@ def _begun(config: Mapping[str, Any], transfer: Transfer, folder: Path) -> tuple
     parts = build_parts(config)
     if not goes_on:
         transfer.load(parts.model, config["model"])
+        _warn_of_seen_samples(transfer.origin.get("data"), config["data"])
         if transfer.found:
             config = {**config, "transfer": {**config["transfer"], **transfer.found}}
     transfer.freeze(parts.model)
     return parts, config
+
+
+def _warn_of_seen_samples(there: Any, here: Mapping[str, Any]) -> None:
+    """Says so where weights come from a run on another split of the same data, `there` and `here` being the nodes."""
+    if not isinstance(there, Mapping):
+        return
+    common = {*settings_of(DataSettings), *(setting.partition(".")[2] for setting in SPLITTING)}
+    if any(there.get(key) != here.get(key) for key in {*there, *here} - common):
+        return
+    for setting in SPLITTING:
+        then, now = (node.get(setting.partition(".")[2]) for node in (there, here))
+        if then != now:
+            log.warning(
+                "transfer.source: that run has %s=%s on the same data, this one %s: its weights have seen samples on which "
+                "this run is validated or tested",
+                setting, json.dumps(then), json.dumps(now),
+            )  # fmt: skip
+            return
 
 
 def _make_room(run: Run, settings: Mapping[str, Any]) -> None:

@@ -16,15 +16,10 @@ from typing import Any
 from dlrun import rundir
 from dlrun.arguments import value_of
 from dlrun.registry import ConfigError
-from dlrun.settings import GROUPS, TRAINING_ACTIONS, config_dir
+from dlrun.settings import GROUPS, SPLITTING, TRAINING_ACTIONS, config_dir
 
 MAX_VALUES = 100_000  # of a saved configuration: aliases in YAML can make a short text endless
 MAX_DEPTH = 20
-
-SPLITTING = (
-    "data.split_seed", "data.val_fraction", "data.test_fraction", "data.split", "data.folds", "data.fold",
-)  # fmt: skip
-"""Settings that decide which samples are tested."""
 
 LATER = {"transfer": {"name": "none"}}
 """Groups that runs of an older dlrun do not have, and what they stand for."""

@@ -23,6 +23,11 @@ GROUPS = (
 MAPPING_GROUPS = ("callbacks", "regularization")
 """Groups that compose as a mapping of entries, so that several options can be chosen at once."""
 
+SPLITTING = (
+    "data.split_seed", "data.val_fraction", "data.test_fraction", "data.split", "data.folds", "data.fold",
+)  # fmt: skip
+"""Settings that decide which samples are tested."""
+
 TRAINING_ACTIONS = ("train",)
 """Actions whose folder is a run: it can be resumed, and swept over."""
 

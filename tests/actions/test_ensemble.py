@@ -184,6 +184,19 @@ def test_splits_and_settings(cli, tmp_path: Path) -> None:
     }
 
 
+def test_a_row_that_lacks_a_split_competes_all_the_same(cli, tmp_path: Path) -> None:
+    """Of two settings, one of which lacks a run and so a split, the better on the split that both have reads the test set."""
+    words = ("model.hidden=[4],[8]", "data.split_seed=0,1", "seeds=2")
+    assert cli(*CURVE, *words, "hydra.sweep.dir=sweep", "-m").rc == 0
+    runs = ",".join(f"sweep/{number}" for number in range(7))
+    assert cli("action=ensemble", f"action.runs=[{runs}]", "action.output=out").rc == 0
+    told = json.loads((tmp_path / "out/ensemble.json").read_text())["ensembles"]
+    assert [len(one["runs"]) for one in told] == [2, 2, 2]
+    first, second, third = (one["metrics"]["val"]["nll"]["ensemble"] for one in told)
+    tested = [i for i, one in enumerate(told) if "test" in one["metrics"]]
+    assert tested == ([0, 1] if first < third else [2]), (first, second, third)
+
+
 def by_predictions(cli, tmp_path: Path, folders: list[str], split: str) -> dict[str, float]:
     """RMSE and both likelihoods of an ensemble from what `action=predict` writes of its members."""
     found = []

@@ -80,6 +80,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 # ---- phases -----------------------------------------------------------------------------------------------------------
 
 
+def test_an_update_on_the_whole_set_is_refused(cli, tmp_path: Path) -> None:
+    """An optimizer that solves at once has no steps to time: one line, and nothing is left."""
+    done = cli("action=profile", "data=affine", "model=linear", "optimizer=closed_form", "hydra.run.dir=p")
+    assert (done.rc, done.stderr.count("\n")) == (1, 1)
+    assert "optimizer.name: closed_form solves in one update; action=profile has no steps to time" in done.stderr
+    assert not (tmp_path / "p").exists()
+
+
 def test_a_phase_within_a_phase_is_part_of_it(clock: Clock) -> None:
     """Seconds count once, for the outer phase; those outside all phases for the loop, also after an error."""
     phases = Phases(torch.device("cpu"))

@@ -30,6 +30,18 @@ def test_summary_of_lenet_on_data(cli, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("model", ["lenet", "transformer", "gru", "inception", "resnet18", "cnn"])
+def test_multiplications_add_up(cli, model):
+    """The rows give the total; what a layer multiplies itself, such as the products of attention, has a row of its own."""
+    done = cli("action=summary", f"model={model}", "action.input_shape=[1,32,32]", "action.outputs=4")
+    assert done.rc == 0, done.stderr
+    table = rows(done.stdout)
+    _, total = table.pop("in all")
+    layers = [cells for cells in table.values() if cells[-1] != "MACs"]
+    assert f"{sum(int(cells[-1].replace(',', '')) for cells in layers):,}" == total != "0"
+    assert all(cells[1] != "-" for cells in layers)
+
+
 @pytest.mark.curriculum("M46", "M47", "M48", "M49", "M50")
 @pytest.mark.parametrize(
     ("model", "parameters"),

@@ -17,6 +17,7 @@ from torch import Tensor
 from dlrun import checkpoint, rundir
 from dlrun.build import build_trainer, check
 from dlrun.models._activations import activation_module
+from dlrun.registry import ConfigError
 from dlrun.signals import Interrupted
 from dlrun.streams import Stream
 from dlrun.trainer import Trainer
@@ -104,6 +105,13 @@ def test_step_size_bound_of_a_run(make, tmp_path: Path, lr: str, factor: float) 
     trainer.fit()
     end = trainer.run.model.head.weight.item() - optimum
     assert end == pytest.approx(start * factor**40, rel=1e-2, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["proximal_l1", "max_norm", "non_negative"])
+def test_flatness_is_not_asked_for_where_weights_are_held(make, name: str) -> None:
+    """At a constraint or a kink the gradient is not 0 however long one trains: refused rather than never reached."""
+    with pytest.raises(ConfigError, match=r"^trainer\.min_grad_norm: cannot be combined"):
+        make(*LINE, FULL, f"regularization=[{name}]", "trainer.min_grad_norm=1e-3")
 
 
 @pytest.mark.curriculum("O01")

@@ -55,8 +55,9 @@ class Predictions:
 
     @property
     def problem(self) -> str:
-        """What is predicted, and on which samples."""
-        return repr((self.loss.target, sorted(self.spec.split_hashes.items())))
+        """What is predicted, and on which samples; those that it was trained on do not count."""
+        target, hashes = self.loss.target, self.spec.split_hashes
+        return repr((target.kind, target.size, hashes.get("val"), hashes.get("test")))
 
 
 def groups_of(records: Sequence[Record], over: Sequence[str]) -> tuple[list[Group], list[str]]:

@@ -81,6 +81,11 @@ class Profile(Action):
         started = time.perf_counter()
         (run_folder := scratch / "run").mkdir()
         trainer, building = build_timed(config, run_folder)
+        if trainer.whole_set:
+            trainer.run.data.close()
+            raise ConfigError(
+                f"optimizer.name: {config['optimizer']['name']} solves in one update; action=profile has no steps to time"
+            )
         building["everything else"] = time.perf_counter() - started - sum(list(building.values())[:-1])
         data, threads = trainer.run.data, torch.get_num_threads()
         report: dict[str, Any] = {"device": describe_device(trainer.run.device), "torch": str(torch.__version__)}

@@ -18,6 +18,7 @@ from dlrun.models._shapes import describe
 from dlrun.models._summary import Summary, summarize
 from dlrun.registry import ConfigError
 from dlrun.tasks import TASKS
+from dlrun.transfer import TRANSFER
 
 Size = Annotated[int, Gt(0)]
 
@@ -43,6 +44,7 @@ class Summarize(Action):
             model = MODELS.build(config["model"], input_shape=shape, num_outputs=outputs)
             try:
                 model.eval()(torch.zeros(1, *shape))  # gives lazy layers their weights
+                TRANSFER.build(config["transfer"]).freeze(model)
                 found = summarize(model, shape)
             except (
                 RuntimeError,

@@ -20,7 +20,8 @@ class LayerSummary:
         type: class of the module.
         output_shape: without the batch axis.
         parameters: weights and biases that it owns; a shared tensor counts where it comes first.
-        macs: multiply-accumulate operations for one sample in its matrix products and convolutions.
+        macs: multiply-accumulate operations for one sample in its matrix products and convolutions; those of its parts left
+            out.
     """
 
     name: str
@@ -35,7 +36,7 @@ class Summary:
     """The layers of a model in the order they run, and the totals.
 
     Attributes:
-        layers: those that have no parts, or own parameters.
+        layers: those that have no parts, own parameters, or multiply themselves. Their operations add up to the total.
         parameters: of the whole model, each shared tensor once.
         trainable: those of them that are not frozen.
         macs: multiply-accumulate operations for one sample.
@@ -62,21 +63,22 @@ def summarize(model: nn.Module, input_shape: tuple[int, ...]) -> Summary:
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            shapes[name] = tuple(output.shape[1:]) if isinstance(output, Tensor) else ()
+            first = output[0] if isinstance(output, tuple) else output  # recurrent layers also give their last state
+            shapes[name] = tuple(first.shape[1:]) if isinstance(first, Tensor) else ()
 
         return hook
 
     for name, module in twin.named_modules():
-        if isinstance(module, nn.Identity):
-            continue
-        if not any(module.children()) or any(True for _ in module.parameters(recurse=False)):
+        if not isinstance(module, nn.Identity):
             module.register_forward_hook(note(name))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         twin(torch.zeros(1, *input_shape, device="meta"))
-    layers = [
-        LayerSummary(name, type(module).__name__, shapes[name], own, _macs(counter, type(twin).__name__, name))
-        for name, module, own in ((n, twin.get_submodule(n), o) for n, o in _own_parameters(twin, shapes).items())
-    ]
+    layers = []
+    for name, parameters in _own_parameters(twin, shapes).items():
+        module = twin.get_submodule(name)
+        macs = _own_macs(counter, twin, name)
+        if macs or not any(module.children()) or any(True for _ in module.parameters(recurse=False)):
+            layers.append(LayerSummary(name, type(module).__name__, shapes[name], parameters, macs))
     return Summary(
         tuple(layers), count_parameters(model), count_parameters(model, True), counter.get_total_flops() // 2
     )
@@ -91,6 +93,21 @@ def _own_parameters(model: nn.Module, names: dict[str, Any]) -> dict[str, int]:
         seen.update(map(id, fresh))
         counts[name] = sum(p.numel() for p in fresh)
     return counts
+
+
+def _own_macs(counter: FlopCounterMode, model: nn.Module, name: str) -> int:
+    """Of a module without its parts."""
+    return _macs(counter, type(model).__name__, name) - _macs_of_parts(counter, model, name)
+
+
+def _macs_of_parts(counter: FlopCounterMode, model: nn.Module, name: str) -> int:
+    """Those of a container that is never called itself, such as a list, are those of what it contains."""
+    root, total = type(model).__name__, 0
+    for part, _ in model.get_submodule(name).named_children():
+        full = f"{name}.{part}" if name else part
+        called = f"{root}.{full}" in counter.get_flop_counts()
+        total += _macs(counter, root, full) if called else _macs_of_parts(counter, model, full)
+    return total
 
 
 def _macs(counter: FlopCounterMode, root: str, name: str) -> int:

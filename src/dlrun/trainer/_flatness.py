@@ -21,11 +21,13 @@ def full_gradient_norm(trainer: Trainer) -> float:
     """
     run, samples = trainer.run, 0
     totals = [torch.zeros_like(parameter) for parameter in trainer.trainable]
-    per_penalty = min(run.data.batch_size, run.spec.num_train) if run.loss.reduction == "sum" else 1
+    minibatch = run.spec.num_train if trainer.whole_set else min(run.data.batch_size, run.spec.num_train)
+    per_penalty = minibatch if run.loss.reduction == "sum" else 1
     stream = streams.Stream(trainer.seed, "task/gradient")
     run.model.eval()
     for batch in trainer._batches("train"):
-        with autocast(trainer.precision, run.device):
+        # cuDNN's recurrent kernels have no gradient in evaluation mode
+        with autocast(trainer.precision, run.device), torch.backends.cudnn.flags(enabled=False):
             result = run.task(run.model, batch, stream)
         objective = result.loss
         for _, regularizer in trainer.penalties:

@@ -181,6 +181,11 @@ class Trainer:
         self.signals = Signals()
         self.background = Background()
         self._check_monitors()
+        if min_grad_norm is not None and (self.proximals or self.projections):
+            raise ConfigError(
+                "trainer.min_grad_norm: cannot be combined with a regularization that changes weights after the update: where "
+                "it holds them, the gradient is not 0"
+            )
         self.graph = graphed(self) if cuda_graph else None
         self.whole_set = whole_set(self)
         if self.whole_set:

@@ -20,6 +20,9 @@ class Transfer:
     found: Mapping[str, Any] = {}
     """Settings that are saved in place of those given, after `find`: what they stood for."""
 
+    origin: Mapping[str, Any] = {}
+    """The configuration of the run whose weights they are, after `find`; empty where there is none."""
+
     def find(self, node: Mapping[str, Any]) -> None:
         """Raises ConfigError if there is nothing to load for the model of this configuration node."""
 

@@ -78,6 +78,8 @@ class Finetune(Transfer):
             raise ConfigError(
                 f"transfer.sha256: expected {self.sha256}, but that of {self.file} is {sha256}: it was changed"
             )
+        folder = run_of(self.file)
+        self.origin = rundir.read_config(folder, "transfer.source") if folder else {}
         self.found = {"source": os.path.abspath(os.path.expanduser(self.source)), "sha256": sha256}
 
     def load(self, model: nn.Module, node: Mapping[str, Any]) -> None:
@@ -85,7 +87,7 @@ class Finetune(Transfer):
         if self.file is None:
             return
         state = renamed(read(self.file), self.map)
-        fresh = fit(model, wrapped(state, model), self.reset, f"'{self.file}'", _hint(self.file, node))
+        fresh = fit(model, wrapped(state, model), self.reset, f"'{self.file}'", _hint(self.origin.get("model"), node))
         log.info("transfer: weights of %s, SHA-256 %s", self.file, self.found["sha256"])
         if fresh:
             log.warning("transfer: a new head: %s", ", ".join(fresh))
@@ -118,10 +120,8 @@ def _stay_in_evaluation(module: nn.Module, mode: bool = True) -> nn.Module:
     return type(module).train(module, False)
 
 
-def _hint(file: Path, node: Mapping[str, Any]) -> str:
-    """In which settings the model of the run that a file belongs to is another one than `node`."""
-    folder = run_of(file)
-    there = rundir.read_config(folder, "transfer.source").get("model") if folder else None
+def _hint(there: Any, node: Mapping[str, Any]) -> str:
+    """In which settings `there`, the model of the run that the weights are of, is another one than `node`."""
     if not isinstance(there, Mapping):
         return ""
     if there.get("name") != node.get("name"):
