@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from dlrun.models import MODELS
+from dlrun.models._dropout import random_modules, set_keys
 from dlrun.models._norm import BatchNorm1d
 from dlrun.models._summary import count_parameters
 from dlrun.registry import ConfigError
@@ -100,6 +101,18 @@ def test_dropout_touches_hidden_units_only():
     model = build("mlp", (3,), 2, hidden=[], dropout=0.5).train()
     x = torch.randn(4, 3)
     torch.testing.assert_close(model(x), F.linear(x, model.head.weight, model.head.bias))
+
+
+def test_dropout_of_inputs():
+    """A fifth of 20,000 inputs is dropped in training and the others are 1.25 times as large; none in evaluation."""
+    model = build("mlp", (20_000,), 1, hidden=[], input_dropout=0.2)
+    set_keys(random_modules(model), 0, 0)
+    model.head = torch.nn.Identity()
+    ones = torch.ones(2, 20_000)
+    assert torch.equal(model.eval()(ones), ones)
+    outputs = model.train()(ones)
+    assert outputs.unique().tolist() == [0.0, 1.25]
+    assert (outputs == 0).double().mean().item() == pytest.approx(0.2, abs=5 * (0.16 / 40_000) ** 0.5)
 
 
 @pytest.mark.curriculum("R09")

@@ -26,6 +26,7 @@ FREE = (
     "regularization.*.limit",
     "loss.label_smoothing",
     "model.dropout",
+    "model.input_dropout",
     "model.blocks.*.dropout",
     "model.init",
     "model.init_bias",
