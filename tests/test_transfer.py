@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,11 @@ def test_stacking_refuses_learning_rates_by_layer(composed, source: Path, tmp_pa
             "transfer.source: 'source/checkpoints/best.pt' is of another model than MLP: hidden.dense2.weight (9x12 here, "
             "8x12 there), hidden.norm2.weight (9 here, 8 there), ",
         ),
+        (
+            ("model.weights=[[[1,2]],[[1],[1],[1],[1]]]", "model.hidden=[1]"),
+            "model.weights: not together with transfer.source, which replaces them; leave one away",
+        ),
+        (("model.biases=[[0],[0,0,0,0]]", "model.hidden=[1]"), "model.biases: not together with transfer.source"),
         (("model.hidden=[12,9]",), "the run has model.hidden=[12, 8]; "),
         (("model.hidden=[12]",), "hidden.dense2.weight (8x12 there, is not here)"),
         (("model=linear",), "the run has the model 'mlp'; "),
@@ -380,6 +386,53 @@ def test_frozen_modules_are_as_in_an_evaluation(composed, source: Path, tmp_path
         composed(*BLOBS, "transfer=frozen", "transfer.source=source"), tmp_path / "b"
     ).run.model.train()
     assert {name for name, m in frozen.named_modules() if m.training} == {"", "head"}
+
+
+@pytest.mark.parametrize(
+    ("freeze", "frozen"),
+    [
+        ("['layers.1']", {"layers.1"}),
+        ("[body]", {"layers", "layers.0", "layers.1", "dropouts", "dropouts.0", "dropouts.1"}),
+        ("['layers.*.weight_*','layers.*.bias_*']", {"layers", "layers.0", "layers.1"}),
+    ],
+)
+def test_frozen_recurrent_layers_follow_the_mode_of_the_model(
+    composed, tmp_path: Path, freeze: str, frozen: set
+) -> None:
+    """In training they are in training mode, without which gradients do not go back through cuDNN's to the layers below; in
+    an evaluation they are not. What holds them, and dropout beside them, stays in evaluation mode."""
+    import copy
+
+    words = (
+        "data=digits",
+        "data.limit_train=32",
+        "model=gru",
+        "model.hidden=5",
+        "model.layers=2",
+        "model.dropout=0.5",
+        *SHORT,
+    )
+    plain = build_trainer(composed(*words), tmp_path / "plain").run.model
+    torch.save(plain.state_dict(), tmp_path / "plain.pt")
+    source = ("transfer=finetune", f"transfer.source={tmp_path}/plain.pt", "transfer.reset=[]")
+    model = build_trainer(composed(*words, *source, f"transfer.freeze={freeze}"), tmp_path / "run").run.model
+    recurrent = {"layers.0", "layers.1"}
+    for one in (model, copy.deepcopy(model)):
+        assert not any(m.training for m in one.eval().modules())
+        assert {name for name, m in one.train().named_modules() if not m.training} == frozen - recurrent
+    with torch.no_grad():
+        x = torch.randn(2, 1, 8, 8)
+        assert torch.equal(model.layers.train()[0](x[:, 0])[0], model.layers.eval()[0](x[:, 0])[0])
+
+
+def test_frozen_recurrent_layers_with_dropout_in_their_kernel() -> None:
+    """They stay in evaluation mode: their dropout is off. Of a single layer it never is on."""
+    for layers, dropout, training in ((2, 0.5, False), (1, 0.5, True), (2, 0.0, True)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch's, of the dropout of a single layer
+            net = nn.Sequential(nn.LSTM(3, 3, layers, dropout=dropout), nn.Linear(3, 2))
+        Finetune(freeze=("0",)).freeze(net)
+        assert (net.train()[0].training, net.eval()[0].training) == (training, False)
 
 
 def test_what_is_no_file_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from dlrun.device import keep_freed_memory, resolve_device, set_deterministic
 from dlrun.losses._base import Loss
 from dlrun.losses._build import build_loss, check_loss
 from dlrun.models import MODELS
+from dlrun.models._shapes import describe
 from dlrun.optimizers import OPTIMIZERS
 from dlrun.optimizers._groups import build_optimizer
 from dlrun.registry import ConfigError, settings_of, validate
@@ -99,7 +100,11 @@ def build_parts(config: Mapping[str, Any], data_state: Mapping[str, Any] | None 
     task = TASKS.build(config["task"], data=data.spec)
     loss = build_loss(config["loss"], task.target())
     with streams.seeded(config["seed"], "initialisation"):
-        model = MODELS.build(config["model"], input_shape=data.spec.input_shape, num_outputs=loss.num_outputs)
+        try:
+            model = MODELS.build(config["model"], input_shape=data.spec.input_shape, num_outputs=loss.num_outputs)
+        except ConfigError as error:
+            given = f"the data gives {describe(data.spec.input_shape)}"
+            raise ConfigError(str(error).replace(given, given + data.why_vectors)) from error
         task.loss = loss
         task.check_model(model)  # its forward pass gives lazy layers their weights
     return Parts(data, task, loss, model.to(device), device)

@@ -40,6 +40,8 @@ def explain(error: Exception, argv: list[str]) -> str:
         return f"data.workers: {reason} Use fewer workers, or data.workers=0, if memory is short; then resume the run"
     text = str(error).strip() or type(error).__name__
     if match := re.search(r"Could not override '([^']+)'", text):
+        if any(word.startswith(match[1] + "={") for word in argv) and match[1] in dotted_keys():
+            return f"{match[1]}: holds other entries already; new ones need a plus: +{match[1]}={{...}}"
         return _unknown_key(match[1])
     if match := re.search(r"Could not delete from config. '([^']+)' does not exist|Could not delete '([^']+)'", text):
         return _unknown_key(match[1] or match[2])

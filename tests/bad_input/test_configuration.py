@@ -61,6 +61,10 @@ ROWS: list[tuple[list[str], list[str]]] = [
     (["optimizer=adam,sgd"], ["optimizer=adam,sgd", "-m"]),
     (["~optimizer"], ["optimizer: was removed"]),
     (["~seed"], ["seed: was removed"]),
+    (
+        ["data.transform={pca: {components: 2}}", "data.transform={constant: {}}"],
+        ["data.transform: holds other entries already; new ones need a plus: +data.transform={...}"],
+    ),
     (["~optimizer.lrr"], ["optimizer.lrr: unknown setting", "did you mean 'optimizer.lr'?"]),
     (["+sede=3"], ["sede: unknown group or setting", "did you mean 'seed'?"]),
     (["+model@other=lenet"], ["other: unknown group or setting"]),

@@ -102,6 +102,7 @@ def test_shift_moves_by_whole_pixels_uniformly(padding):
     assert sum((c - 100) ** 2 / 100 for c in counts) < 51.2  # chi-square with 24 degrees of freedom at p = 0.001
 
 
+@pytest.mark.curriculum("D09")
 @pytest.mark.parametrize("degrees", [20.0, -35.0, 90.0])
 def test_rotation_equals_scipy(degrees):
     """A rotation of an oblong image equals scipy.ndimage.rotate with linear interpolation."""
@@ -114,6 +115,7 @@ def test_rotation_equals_scipy(degrees):
         torch.testing.assert_close(mine, torch.from_numpy(theirs), atol=1e-5, rtol=0)
 
 
+@pytest.mark.curriculum("D09")
 def test_rotation_stays_within_its_angle():
     """With 10 degrees, a spot at 8 pixels to the right of the middle moves by at most 8 sin(10 degrees) pixels."""
     x = torch.zeros(500, 1, 21, 21)
@@ -156,7 +158,7 @@ def test_crop_shows_a_part_of_the_asked_size():
     assert y.max() <= 1
 
 
-@pytest.mark.curriculum("D10")
+@pytest.mark.curriculum("D09", "D10")
 def test_brightness_and_contrast_equal_torchvision():
     """Each grey image is torchvision's adjust_brightness or adjust_contrast at the factor that its own draw gives."""
     from torchvision.transforms import functional as tv
@@ -191,9 +193,10 @@ def test_colour_moves_each_channel_by_its_own_constant():
     torch.testing.assert_close(moved, moved[:, :, :1].expand_as(moved), atol=1e-6, rtol=0)
     assert moved.abs().max() <= 0.2 + 1e-6
     assert moved[:, :, 0].std() > 0.08  # a uniform on [-0.2, 0.2] has 0.115
+    assert moved[:, :, 0].std(1).mean() > 0.08  # between the channels of an image
 
 
-@pytest.mark.curriculum("D10")
+@pytest.mark.curriculum("D09", "D10")
 @pytest.mark.parametrize("shape", [(1, 16, 16), (7,)])
 def test_noise_has_the_configured_standard_deviation(shape):
     """The noise on images and on vectors has mean 0 and the standard deviation asked for, and no correlation."""

@@ -196,14 +196,33 @@ def test_gradient_descent_finds_the_affine_map(trained, tmp_path: Path):
 @pytest.mark.parametrize("prior", [0.5, 0.2])
 def test_detection_reaches_the_bayes_accuracy(trained, predictions, prior):
     """Logistic regression on two Gaussian classes is as accurate as the best classifier to 1 %, with one probability in (0, 1)
-    for each sample, near the known posterior."""
+    for each sample, near the known posterior, and the class that is the more probable."""
     found = trained("data=gaussians", "data.samples=20000", f"data.prior={prior}", *LINEAR, "data.batch_size=256")
     truth = Gaussians(0, prior=prior)
     assert abs(found["accuracy"] - truth.bayes_accuracy()) < 0.01
     x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0)) * 2
-    p = torch.tensor([float(row["p_1"]) for row in predictions(x)], dtype=torch.float64)
+    rows = predictions(x)
+    p = torch.tensor([float(row["p_1"]) for row in rows], dtype=torch.float64)
     assert ((p > 0) & (p < 1)).all()
     assert (p - truth.posterior(x)).abs().mean() < 0.02
+    assert [row["class"] == "1" for row in rows] == (p > 0.5).tolist()
+
+
+@pytest.mark.curriculum("T06")
+def test_several_labels_of_a_table(trained, cli, tmp_path: Path):
+    """Two columns of 0 and 1 are two detectors: each is learnt, and a sample may have both labels, one or none."""
+    x = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
+    rows = [f"{a:.4f},{b:.4f},{int(a > 0)},{int(b > 0.5)}" for a, b in x.tolist()]
+    (tmp_path / "table.csv").write_text("\n".join(["x1,x2,left,right", *rows]))
+    words = ("data=csv", "data.path=table.csv", "data.target=[left,right]", "model=mlp", "model.hidden=[16]")
+    found = trained(*words, "model.dropout=0", "optimizer.lr=0.05", "trainer.epochs=8", *QUICK)
+    assert found["accuracy"] > 0.9
+    assert found["f1"] > 0.9
+    (tmp_path / "new.csv").write_text("x1,x2\n2,2\n2,-2\n-2,2\n-2,-2\n")
+    assert cli("action=predict", "run=run", "action.input=new.csv").rc == 0
+    with (tmp_path / "run" / "predictions.csv").open(newline="") as file:
+        detected = [[float(row[f"p_{label}"]) > 0.5 for label in ("left", "right")] for row in csv.DictReader(file)]
+    assert detected == [[True, True], [True, False], [False, True], [False, False]]
 
 
 @pytest.mark.curriculum("T03")

@@ -21,6 +21,7 @@ PEOPLE = """age,city,height,member
 50,,1.80,yes
 41,Paris,,no
 """
+TWO_LABELS = [[0, 1], [1, 1], [1, 0]]
 
 
 def table(tmp_path, text, name="t.csv"):
@@ -99,9 +100,9 @@ def test_guessed_kind(tmp_path, values, kind, targets):
         ("sign", "w", [[-1], [1], [-1]], ("no", "yes")),
         ("class", "a", [0, 1, 1], ("0", "1")),
         ("real", "a", [[0], [1], [1]], ("a",)),
-        ("non_negative", "a", [[0], [1], [1]], ("a",)),
-        ("multi_hot", ["a", "b"], [[0, 1], [1, 1], [1, 0]], ("a", "b")),
-        ("auto", ["a", "b"], [[0, 1], [1, 1], [1, 0]], ("a", "b")),
+        pytest.param("non_negative", "a", [[0], [1], [1]], ("a",), marks=pytest.mark.curriculum("L06", "T07")),
+        pytest.param("multi_hot", ["a", "b"], TWO_LABELS, ("a", "b"), marks=pytest.mark.curriculum("T06")),
+        pytest.param("auto", ["a", "b"], TWO_LABELS, ("a", "b"), marks=pytest.mark.curriculum("T06")),
         ("real", ["b", "a"], [[1, 0], [1, 1], [0, 1]], ("b", "a")),
     ],
 )

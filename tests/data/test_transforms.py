@@ -425,3 +425,31 @@ def test_tensors_as_text():
     for damaged in ([[2, 3], "###"], [[7], to_text(x)[1]], [[2, 3]]):
         with pytest.raises(ValueError, match=r"base64|reshape|unpack"):
             from_text(damaged)
+
+
+PCA = "data.transform={pca: {components: 3}}"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("data=digits", "model=lenet", PCA),
+            "model.name: lenet needs images (channels, height, width), the data gives vectors of 3 values (because of "
+            "data.transform.pca, which flattens inputs of 1x8x8); use mlp or linear",
+        ),
+        (
+            ("data=digits", "model=mlp", "data.augmentation={crop: {}}", PCA),
+            "data.augmentation.crop: needs images, but inputs are vectors of 3 features (because of data.transform.pca, which "
+            "flattens inputs of 1x8x8); these fit: noise",
+        ),
+        (
+            ("data=blobs", "model=lenet", "data.transform={constant: {}}"),
+            "model.name: lenet needs images (channels, height, width), the data gives vectors of 3 values; use mlp or linear",
+        ),
+    ],
+    ids=["model", "augmentation", "vectors before it"],
+)
+def test_it_is_said_that_a_transform_made_vectors(cli, words, message):
+    """What needs images is refused with the transform that flattens them, where it does."""
+    assert cli("data.limit_train=64", *words).stderr == f"dlrun: {message}\n"

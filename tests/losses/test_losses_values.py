@@ -203,13 +203,16 @@ def test_gaussian_nll_optimum_is_the_mean_squared_residual():
 @pytest.mark.curriculum("L06", "T07")
 @pytest.mark.parametrize(("rate", "raw"), [("exp", math.log(2)), ("softplus", math.log(math.expm1(2.0)))])
 def test_exponential_nll_literal(rate, raw):
-    """λ = 2, y = 1.5 gives 2.306853; the prediction is the mean 1 / λ."""
+    """λ = 2, y = 1.5 gives 2.306853, twice as much in two dimensions; the prediction is the mean 1 / λ; λ > 0 always."""
     loss = loss_of("exponential_nll", "non_negative", 1, rate=rate)
     outputs = torch.tensor([[raw]])
     assert loss(outputs, torch.tensor([[1.5]])).item() == pytest.approx(2.306853, abs=2e-6)
     assert loss.predict(outputs).item() == pytest.approx(0.5, abs=1e-6)
     assert loss.std(outputs).item() == pytest.approx(0.5, abs=1e-6)
-    assert loss(torch.tensor([[-80.0]]), torch.ones(1, 1)).isfinite()
+    two = loss_of("exponential_nll", "non_negative", 2, rate=rate)
+    assert two(outputs.expand(1, 2), torch.full((1, 2), 1.5)).item() == pytest.approx(2 * 2.306853, abs=4e-6)
+    assert loss.rate_of(torch.tensor([[-80.0]])).item() > 0
+    assert loss(torch.tensor([[-1000.0]]), torch.ones(1, 1)).isfinite()  # where softplus underflows
 
 
 @pytest.mark.curriculum("T07")
@@ -235,8 +238,8 @@ def test_bce_literal_and_stability():
     torch.testing.assert_close(loss(outputs, targets), expected)
     product = (p**targets * (1 - p) ** (1 - targets)).log()  # of Bernoulli's distribution
     torch.testing.assert_close(loss(outputs, targets), -product.mean())
-    extreme = loss.per_sample(torch.tensor([[1000.0], [-1000.0]]), torch.tensor([[0.0], [0.0]]))
-    assert extreme.tolist() == [1000.0, 0.0]
+    extreme, labels = torch.tensor([[1000.0], [-1000.0]] * 2), torch.tensor([[0.0], [0.0], [1.0], [1.0]])
+    assert loss.per_sample(extreme, labels).tolist() == [1000.0, 0.0, 0.0, 1000.0]
 
 
 @pytest.mark.curriculum("T03")
@@ -280,8 +283,10 @@ def test_bce_of_pixels():
 
 @pytest.mark.curriculum("L10", "L09")
 def test_ce_literals():
-    """Logits (2, 1, 0) with class 0 give 0.407606, equal logits log 10, and huge logits stay finite."""
+    """Logits (2, 1, 0) with class 0 give 0.407606, equal logits log 10, and huge logits stay finite; so for one sample."""
     loss = loss_of("ce", "class", 3)
+    logits = torch.tensor([[2.0, 1.0, 0.0], [1000.0, 0.0, -1000.0]])
+    assert loss.per_sample(logits, torch.tensor([0, 2])).tolist() == pytest.approx([0.407606, 2000.0], abs=1e-6)
     assert loss(torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([0])).item() == pytest.approx(0.407606, abs=1e-6)
     uniform = loss_of("ce", "class", 10)(torch.zeros(4, 10), torch.arange(4))
     assert uniform.item() == pytest.approx(2.302585, abs=1e-6)
@@ -321,7 +326,7 @@ def test_gradient_of_softmax_regression_is_a_sum_of_outer_products():
     torch.testing.assert_close(64 * model.head.weight.grad.T, products)
 
 
-@pytest.mark.curriculum("L14", "D04")
+@pytest.mark.curriculum("L01", "L14", "D04")
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
 def test_ce_equals_pytorch(smoothing):
     """Value and gradient equal torch.nn.CrossEntropyLoss, smoothed or not, from indices or one-hot targets."""

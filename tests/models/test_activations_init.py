@@ -36,9 +36,12 @@ def test_sigmoid_value_and_slope_at_zero():
 
 @pytest.mark.curriculum("M19")
 def test_tanh_is_a_scaled_sigmoid():
-    """tanh(a/2) = 2 sigmoid(a) - 1."""
-    a = torch.linspace(-8, 8, 101)
-    torch.testing.assert_close(activation_module("tanh")(a / 2), 2 * activation_module("sigmoid")(a) - 1)
+    """tanh(a/2) = 2 sigmoid(a) - 1, and the slope of g = tanh is 1 - g^2."""
+    a = torch.linspace(-8, 8, 101, dtype=torch.float64, requires_grad=True)
+    g = activation_module("tanh")(a / 2)
+    torch.testing.assert_close(g, 2 * activation_module("sigmoid")(a) - 1, atol=1e-6, rtol=0)
+    (slope,) = torch.autograd.grad(g.sum(), a)
+    torch.testing.assert_close(slope, (1 - g.detach() ** 2) / 2, atol=1e-6, rtol=0)
 
 
 @pytest.mark.curriculum("M20")
@@ -105,16 +108,16 @@ def test_a_deep_linear_network_cannot_solve_xor(composed, tmp_path):
 
 @pytest.mark.curriculum("M23")
 def test_glorot_bound_and_variance():
-    """784 -> 300: uniform within 0.0744 with variance b^2 / 3, and biases 0."""
+    """784 -> 300: uniform within 0.0744 with variance b^2 / 3, and biases 0; so 300 -> 100 and the head, by their own sizes."""
     torch.manual_seed(0)
-    layer = MODELS.build(
-        {"name": "mlp", "hidden": [300], "init": "glorot_uniform"}, input_shape=(784,), num_outputs=10
-    ).hidden.dense1
-    bound = math.sqrt(6 / (784 + 300))
-    assert round(bound, 4) == 0.0744
-    assert layer.weight.abs().max() <= bound
-    assert layer.weight.var().item() == pytest.approx(bound**2 / 3, rel=0.01)
-    assert layer.bias.abs().max() == 0
+    node = {"name": "mlp", "hidden": [300, 100], "init": "glorot_uniform"}
+    model = MODELS.build(node, input_shape=(784,), num_outputs=50)
+    assert round(math.sqrt(6 / (784 + 300)), 4) == 0.0744
+    for layer, sizes in ((model.hidden.dense1, 784 + 300), (model.hidden.dense2, 300 + 100), (model.head, 100 + 50)):
+        bound = math.sqrt(6 / sizes)
+        assert 0.99 * bound < layer.weight.abs().max() <= bound
+        assert layer.weight.var().item() == pytest.approx(bound**2 / 3, rel=0.03)
+        assert layer.bias.abs().max() == 0
 
 
 def test_he_normal_variance_counts_the_kernel():

@@ -220,19 +220,19 @@ def test_a_network_of_one_filter_learns_the_kernel(name):
 @pytest.mark.parametrize(("name", "shape"), [("cnn", (3, 8, 8)), ("conv1d", (3, 8))])
 def test_filters_sum_over_channels(name, shape):
     """Weights (K, C, h, w), K (C h w + 1) parameters, one bias per map, and the sum of what each channel gives alone."""
-    blocks = blocks_of(name, shape, {"channels": 4, "kernel": 3, "padding": 0})
+    blocks = blocks_of(name, shape, {"channels": 6, "kernel": 3, "padding": 0})
     conv, axes = blocks.block1.conv, len(shape) - 1
-    assert conv.weight.shape == (4, 3, *[3] * axes)
-    assert conv.bias.shape == (4,)
-    assert count_parameters(blocks) == 4 * (3 * 3**axes + 1)
+    assert conv.weight.shape == (6, 3, *[3] * axes)
+    assert conv.bias.shape == (6,)
+    assert count_parameters(blocks) == 6 * (3 * 3**axes + 1)
     x = torch.randn(1, *shape, dtype=torch.float64)
     outputs = blocks(x)
-    assert outputs.shape == (1, 4, *[6] * axes)
-    alone = [blocks(x * mask.view(1, 3, *[1] * axes)) - conv.bias.view(1, 4, *[1] * axes) for mask in torch.eye(3)]
-    conv.bias.data += torch.tensor([0.0, 1.0, 2.0, 3.0])
+    assert outputs.shape == (1, 6, *[6] * axes)
+    alone = [blocks(x * mask.view(1, 3, *[1] * axes)) - conv.bias.view(1, 6, *[1] * axes) for mask in torch.eye(3)]
+    conv.bias.data += torch.arange(6.0)
     shift = (blocks(x) - outputs).flatten(2)
-    torch.testing.assert_close(outputs, sum(alone) + (conv.bias - torch.arange(4.0)).view(1, 4, *[1] * axes))
-    torch.testing.assert_close(shift, torch.arange(4.0).double().view(1, 4, 1).expand_as(shift))
+    torch.testing.assert_close(outputs, sum(alone) + (conv.bias - torch.arange(6.0)).view(1, 6, *[1] * axes))
+    torch.testing.assert_close(shift, torch.arange(6.0).double().view(1, 6, 1).expand_as(shift))
 
 
 @pytest.mark.curriculum("M42")

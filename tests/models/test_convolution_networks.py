@@ -95,6 +95,49 @@ def test_subsampling_and_scaled_tanh():
     torch.testing.assert_close(squashed, torch.tensor([-1.0, 0.0, 1.0, 1.7159]), atol=1e-4, rtol=0)
 
 
+def squash(x):
+    return 1.7159 * torch.tanh(2 / 3 * x)
+
+
+@pytest.mark.curriculum("M46")
+def test_lenet_1998_forward_pass_by_hand():
+    """C1, S2, C3, S4, C5 and F6, each squashed, then an affine head; 28x28 pixels stand in the middle of 32x32."""
+    model, x = build("lenet_1998", sparse=False).double(), torch.randn(3, 1, 28, 28, dtype=torch.float64)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    weights = dict(model.named_parameters())
+
+    def affine(name):
+        return weights[f"{name}.weight"], weights[f"{name}.bias"]
+
+    def sums(maps, name):
+        weight, bias = (values.view(-1, 1, 1) for values in affine(name))
+        return sum(maps[..., i::2, j::2] for i in (0, 1) for j in (0, 1)) * weight + bias
+
+    maps = squash(F.conv2d(F.pad(x, (2, 2, 2, 2)), *affine("c1.layer")))
+    maps = squash(F.conv2d(squash(sums(maps, "s2.layer")), *affine("c3.layer")))
+    maps = squash(F.conv2d(squash(sums(maps, "s4.layer")), *affine("c5.layer")))
+    values = squash(F.linear(maps.flatten(1), *affine("f6.layer")))
+    torch.testing.assert_close(model(x), F.linear(values, *affine("head")))
+
+
+@pytest.mark.curriculum("M46")
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_lenet_forward_pass_by_hand(activation):
+    """Convolutions of 5x5 and F6 with their activation, maxima of 2x2, then an affine head."""
+    model, g = build("lenet", activation=activation, dropout=0.0).double(), getattr(torch, activation)
+    x, weights = torch.randn(3, 1, 28, 28, dtype=torch.float64), dict(model.named_parameters())
+
+    def affine(name):
+        return weights[f"{name}.weight"], weights[f"{name}.bias"]
+
+    maps = g(F.conv2d(F.pad(x, (2, 2, 2, 2)), *affine("c1.conv")))
+    maps = g(F.conv2d(F.max_pool2d(maps, 2), *affine("c3.conv")))
+    maps = g(F.conv2d(F.max_pool2d(maps, 2), *affine("c5.conv")))
+    values = g(F.linear(maps.flatten(1), *affine("f6.dense1")))
+    torch.testing.assert_close(model(x), F.linear(values, *affine("head")))
+
+
 @pytest.mark.curriculum("H07")
 def test_dates_of_lenet():
     """The docs say that LeNet-5 is of 1998 and its first relative of 1989."""
@@ -238,10 +281,10 @@ def boxes(tmp_path, monkeypatch):
 @pytest.mark.curriculum("M53")
 def test_own_layer_with_a_handwritten_backward_pass(boxes, cli, tmp_path):
     """It trains from the command line, and passes the check of its gradients against finite differences."""
-    done = cli(
-        "--config-dir", "mine", "model=boxes", "data=two_moons", "trainer.epochs=2", *QUICK[:2], "hydra.run.dir=run"
-    )
+    words = ("model=boxes", "data=two_moons", "trainer.epochs=2", "optimizer.lr=0.05", *QUICK[:2])
+    done = cli("--config-dir", "mine", *words, "hydra.run.dir=run")
     assert done.rc == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["metrics"]["test"]["accuracy"] > 0.8
     box = sys.modules["own_boxes"].Box.apply
     inputs = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((5, 3), (4, 3), (4,))]
     assert torch.autograd.gradcheck(box, inputs)

@@ -1,5 +1,7 @@
 """Linear models, perceptrons and multilayer perceptrons: parameter counts, given weights, training."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -52,13 +54,29 @@ def test_xor_network_with_given_weights():
     assert model(x).flatten().tolist() == [0, 1, 1, 0]
 
 
-@pytest.mark.curriculum("M14")
-def test_the_head_is_not_activated():
-    """With bounded hidden activations, outputs still leave [0, 1]."""
-    model = build("mlp", (2,), 3, hidden=[4], activation="sigmoid")
-    with torch.no_grad():
-        model.head.bias.fill_(-50.0)
-    assert model(torch.randn(5, 2)).max() < -40
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "hidden"),
+    [
+        pytest.param(3, 4, [5, 6], marks=pytest.mark.curriculum("M14")),
+        pytest.param(1, 1, [1, 1, 1], marks=pytest.mark.curriculum("M13")),
+        pytest.param(10, 10, [10, 10, 10], marks=pytest.mark.curriculum("M12")),
+    ],
+)
+def test_the_head_is_not_activated(inputs, outputs, hidden):
+    """z_k = σ(A_k z_{k-1} + b_k) in every hidden layer, and A z + b without σ is what the model gives."""
+    model = build("mlp", (inputs,), outputs, hidden=hidden, activation="sigmoid", dropout=0.0).double()
+    affine = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    for layer in affine:
+        torch.nn.init.normal_(layer.weight)
+        torch.nn.init.normal_(layer.bias)
+    torch.nn.init.constant_(model.head.bias, -5.0)
+    z = x = 3 * torch.randn(20, inputs, dtype=torch.float64)
+    for layer in affine[:-1]:
+        z = 1 / (1 + torch.exp(-(z @ layer.weight.T + layer.bias)))
+    raw = z @ affine[-1].weight.T + affine[-1].bias
+    torch.testing.assert_close(model(x), raw)
+    assert raw.min() < 0
+    assert [(layer.in_features, layer.out_features) for layer in affine] == [*pairwise([inputs, *hidden, outputs])]
 
 
 @pytest.mark.curriculum("M15")

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -192,7 +193,7 @@ def test_a_run_that_was_flat_is_over_when_resumed(make) -> None:
     assert (resumed.run.epoch, resumed.run.history) == (whole.run.epoch, whole.run.history)
 
 
-@pytest.mark.curriculum("O03", "D08")
+@pytest.mark.curriculum("O03", "D08", "R02")
 def test_an_epoch_of_single_samples(make) -> None:
     """With batch_size=1 an epoch is as many updates as there are samples, each θ <- θ - α (∇ℓ + λ ∇Ω) of one of them."""
     words = (
@@ -238,10 +239,24 @@ def test_minibatch_gradients_are_unbiased(make) -> None:
     torch.testing.assert_close(mean, gradient_of(whole, next(iter(whole.run.data.epoch(0)))), atol=1e-6, rtol=0)
 
 
+def weights_after_each_update(trainer: Trainer) -> list[Tensor]:
+    """Those of a linear model; filled while it trains."""
+    weights: list[Tensor] = []
+    original = trainer._step
+
+    def step(batch: Any) -> Any:
+        found = original(batch)
+        weights.append(trainer.run.model.head.weight.detach().clone())
+        return found
+
+    trainer._step = step  # type: ignore[method-assign]
+    return weights
+
+
 @pytest.mark.curriculum("O12")
 def test_the_averaged_run_scatters_less(make) -> None:
-    """On convex softmax regression the weights that `regularization=weight_averaging` keeps scatter less over the orders of the
-    samples than the last ones; they are what is evaluated and what best.pt holds."""
+    """On convex softmax regression the weights that `regularization=weight_averaging` keeps, the mean of those after every
+    update, scatter less over the orders of the samples than the last ones; they are what is evaluated and best.pt holds."""
     words = (
         "data=blobs",
         "data.std=2",
@@ -260,10 +275,12 @@ def test_the_averaged_run_scatters_less(make) -> None:
             f"seed={seed}",
             "trainer.epochs=1",
         )
+        iterates = weights_after_each_update(trainer)
         trainer.fit()
         last.append(trainer.run.model.head.weight.detach().clone())
         state = checkpoint.load(trainer.run.folder / rundir.BEST)["model"]
         kept.append(state["head.weight"])
+        torch.testing.assert_close(kept[-1], torch.stack(iterates).mean(0), atol=1e-5, rtol=0)
         checkpoint.load_weights(trainer.run.model, {"model": state})
         trainer.average = None
         assert trainer.evaluate("val")["loss"] == trainer.run.best["value"]
@@ -278,6 +295,7 @@ def test_sweep_over_the_learning_rate(cli, tmp_path: Path) -> None:
         "hydra.sweep.dir=sweep", "hydra/launcher=basic", "-m",
     )  # fmt: skip
     assert done.rc == 4, done.stderr
+    assert "5 runs, 1 failed" in done.stdout
     results = [json.loads((tmp_path / "sweep" / str(i) / "results.json").read_text()) for i in range(5)]
     assert [each["status"] for each in results] == ["diverged", *["finished"] * 4]
     slow, better, best, fast = (each["metrics"]["val"]["loss"] for each in results[1:])

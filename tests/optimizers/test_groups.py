@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from dlrun.models import MODELS
 from dlrun.optimizers import OPTIMIZERS
 from dlrun.optimizers._groups import build_optimizer, parameter_groups
 from dlrun.registry import ConfigError
@@ -40,6 +41,14 @@ def test_two_groups_without_factors() -> None:
     )
     assert (set(decay), rest) == ({"params"}, {"params": rest["params"], "weight_decay": 0.0})
     assert [g.keys() for g in parameter_groups(model, {}, 0.1)] == [decay.keys(), rest.keys()]
+
+
+def test_positions_do_not_decay() -> None:
+    """A transformer's learned positions are in the group without decay, beside the biases."""
+    model = MODELS.build({"name": "transformer", "layers": 1}, input_shape=(1, 4, 4), num_outputs=2)
+    decay, rest = parameter_groups(model)
+    assert "positions" in names(model, rest)
+    assert set(names(model, decay)) == {n for n, p in model.named_parameters() if p.ndim == 2} - {"positions"}
 
 
 def test_groups_of_each_factor() -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from dlrun import streams
+from dlrun.models import MODELS
 from dlrun.optimizers._groups import build_optimizer
 from dlrun.registry import ConfigError
 from dlrun.regularization import REGULARIZATION
@@ -39,13 +40,16 @@ def literal_layer() -> nn.Linear:
     ],
 )
 def test_literals(name: str, omega: float, gradient: list) -> None:
-    """Omega and its gradient on W = [[1, -2], [3, 0]] are the curriculum's, and biases get none."""
+    """Omega and its gradient on W = [[1, -2], [3, 0]] are the curriculum's, biases get none, and layers add up."""
     layer = literal_layer()
     penalty = build(name, strength=1.0).penalty(layer, OUTPUTS)
     penalty.backward()
     assert penalty.item() == omega
     assert torch.equal(layer.weight.grad, torch.tensor(gradient))
     assert layer.bias.grad is None
+    deeper = nn.Sequential(layer, nn.Conv2d(1, 1, 2), literal_layer())  # the sum over all layers
+    nn.init.ones_(deeper[1].weight)
+    assert build(name, strength=1.0).penalty(deeper, OUTPUTS).item() == 2 * omega + 4
 
 
 @pytest.mark.curriculum("R02")
@@ -83,6 +87,33 @@ def test_penalties_skip_norm_layers_and_count_shared_weights_once() -> None:
     model = nn.Sequential(literal_layer(), nn.LayerNorm([2, 2]), literal_layer(), literal_layer().requires_grad_(False))
     model[2].weight = model[0].weight
     assert build("l2", strength=1.0).penalty(model, OUTPUTS).item() == 14.0
+
+
+@pytest.mark.parametrize("name", ["l1", "l2"])
+def test_penalties_skip_positions(name: str) -> None:
+    """A transformer's learned positions are added like biases: no penalty, alone or stacked; its other matrices have one."""
+    context = {"input_shape": (1, 4, 4), "num_outputs": 2}
+    model = MODELS.build(
+        {"name": "transformer", "width": 4, "heads": 2, "layers": 1, "readout": "class_token"}, **context
+    )
+    regularizer = build(name, strength=1.0)
+    regularizer.penalty(model, OUTPUTS).backward()
+    penalised = {n for n, p in model.named_parameters() if p.grad is not None}
+    assert penalised == {n for n, p in model.named_parameters() if p.ndim == 2} - {"positions"}
+    without = sum((p.abs() if name == "l1" else p * p).sum() for n, p in model.named_parameters() if n in penalised)
+    assert regularizer.penalty(model, OUTPUTS).item() == pytest.approx(without.item(), rel=1e-6)
+
+    class Penalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self) -> torch.Tensor:
+            return regularizer.penalty(self.inner, OUTPUTS)
+
+    parameters = {n: p.detach()[None] for n, p in Penalised().named_parameters()}
+    grads = vmap(grad(lambda p: functional_call(Penalised(), p)))(parameters)
+    assert {n.removeprefix("inner.") for n, g in grads.items() if g.any()} == penalised
 
 
 def test_no_weights_no_penalty() -> None:

@@ -247,6 +247,13 @@ def test_the_scale_of_an_axis(tmp_path: Path, values: list[str], scale: str) -> 
     assert [level.value for level in effect.levels] == values
 
 
+def test_lists_are_ordered_by_their_numbers(tmp_path: Path) -> None:
+    """[2] stands left of [16], and the network without hidden layers first."""
+    make_sweep(tmp_path / "sweep", {value: [1.0, 2.0] for value in ("[16]", "[16,2]", "[2]", "[]", "deep")})
+    (effect,) = effects_of(Leaderboard.read(tmp_path / "sweep"))
+    assert [level.value for level in effect.levels] == ["[]", "[2]", "[16]", "[16,2]", "deep"]
+
+
 def test_a_random_search_is_shown_as_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many values of one run each: no means, no verdicts, a line that says why."""
     monkeypatch.chdir(tmp_path)

@@ -91,7 +91,7 @@ def test_params_of_a_configuration_file(cli, tmp_path: Path) -> None:
         (("optimizer.lrr=interval(0,1)",), "optimizer.lrr"),
         (("optimizer=adam,sdg", LR), "sdg"),
         (("hydra.sweeper.trialz=3", LR), "trialz"),
-        (("model=mlp,lenet", LR), "model=lenet: has no model.hidden"),
+        (("model=mlp,lenet", LR), "model.hidden: model=lenet has no such setting (model=mlp has)"),
         (("hydra.sweeper.trials=5001", LR), "5,001 jobs; if that is meant, add allow_large=true"),
         (("hydra.sweeper.sampler=grid", "data.batch_size=range(1,1000000000)"), "999,999,999 jobs"),
         (("trainer.monitor=val/loss,val/accuracy",), "sweeper.objective: say which metric"),

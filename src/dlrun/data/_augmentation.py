@@ -44,9 +44,10 @@ class _Function(Augmentation):
 
 
 def build_augmentations(
-    node: Node, input_shape: tuple[int, ...], target: TargetSpec | None = None
+    node: Node, input_shape: tuple[int, ...], target: TargetSpec | None = None, why_vectors: str = ""
 ) -> list[tuple[str, Augmentation]]:
     """The augmentations of `data.augmentation` (name -> settings) in the order written; an entry that is null is off.
+    `why_vectors` is said of inputs that are no images.
 
     Raises:
         ConfigError: an unknown name, a wrong setting, or an augmentation of images for vectors or sequences.
@@ -59,7 +60,9 @@ def build_augmentations(
             fitting = [n for n in AUGMENTATIONS.names() if not getattr(AUGMENTATIONS.get(n), "needs_image", True)]
             given = "sequences" if len(input_shape) == 2 else "vectors"
             given += f" of {input_shape[0]} {'features' if len(input_shape) == 1 else 'channels'}"
-            raise ConfigError(f"{key}: needs images, but inputs are {given}; these fit: {', '.join(fitting)}")
+            raise ConfigError(
+                f"{key}: needs images, but inputs are {given}{why_vectors}; these fit: {', '.join(fitting)}"
+            )
         context = {"input_shape": input_shape, "target": target}
         found = AUGMENTATIONS.build({**settings, "name": name}, key, **context)
         built.append((name, found if isinstance(found, Augmentation) else _Function(found)))

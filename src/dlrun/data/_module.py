@@ -107,13 +107,21 @@ class DataModule:
         self._store = SplitStore(source, settings, device)
         if state is not None:
             self.load_state_dict(state)
-        self._augmentations = build_augmentations(settings.augmentation, self.spec.input_shape, self.spec.target)
+        spec = self.spec
+        self._augmentations = build_augmentations(
+            settings.augmentation, spec.input_shape, spec.target, self.why_vectors
+        )
         self._normalizer = self._make_normalizer()
 
     @property
     def spec(self) -> DataSpec:
         """What models and losses need to know; `num_test` and its hash come once a published test set is opened."""
         return self._store.description.spec
+
+    @property
+    def why_vectors(self) -> str:
+        """Of inputs that are vectors only because of `data.transform`, a clause that says so; "" of others."""
+        return self._store.why_vectors
 
     @property
     def steps_per_epoch(self) -> int:

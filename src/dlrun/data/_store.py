@@ -56,6 +56,15 @@ class SplitStore:
         assert self._description is not None
         return self._description
 
+    @property
+    def why_vectors(self) -> str:
+        """See `DataModule.why_vectors`."""
+        pipeline = self._pipeline
+        if pipeline is None or len(pipeline.input_shape) == 1:
+            return ""
+        before = "x".join(map(str, pipeline.input_shape))
+        return f" (because of data.transform.{pipeline.stages[0][0]}, which flattens inputs of {before})"
+
     def restore(self, description: Description) -> None:
         """Takes the description of an earlier run in place of this training split's own."""
         if description == self._description:

@@ -112,6 +112,7 @@ class Transformer(nn.Module):
     """
 
     positions: Tensor
+    not_weights = ("positions",)  # added like a bias: penalties and weight decay leave them alone
 
     def __init__(
         self,

@@ -39,8 +39,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """The trainable parameters in at most two groups: weights, which decay, and the rest with `weight_decay` 0.
 
-    The rest are biases and everything in norm layers. Frozen parameters are left out, shared ones appear once. With `factors`
-    (see `build_optimizer`) of the learning rate `lr` there are at most two groups for each factor, those of factor 1 first.
+    The rest are biases, positions and everything in norm layers. Frozen parameters are left out, shared ones appear once. With
+    `factors` (see `build_optimizer`) of the learning rate `lr` there are at most two groups for each factor, those of factor 1
+    first.
     """
     decaying = {id(parameter) for _, parameter in weights(model)}
     factor_of = {id(p): (factors or {}).get(name, 1.0) for name, p in model.named_parameters()}

@@ -10,7 +10,7 @@ NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.mo
 
 
 class Regularizer:
-    """Penalties touch weights, never biases or norm layers (see `weights`)."""
+    """Penalties touch weights, never biases, positions or norm layers (see `weights`)."""
 
     def check_model(self, model: nn.Module) -> None:
         """Raises ConfigError, before training, if the model lacks what is regularized."""
@@ -27,7 +27,8 @@ class Regularizer:
 
 
 def weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """The named trainable weights: parameters of two or more axes outside norm layers, each shared tensor once."""
+    """The named trainable weights: parameters of two or more axes outside norm layers, each shared tensor once, without
+    those that their module names in `not_weights` (what is added to values, as biases are: a transformer's positions)."""
     seen: set[int] = set()
     for module_name, module in model.named_modules():
         if isinstance(module, NORM_LAYERS):
@@ -36,6 +37,8 @@ def weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
             mapped = not isinstance(
                 parameter, nn.Parameter
             )  # in a stacked model: it does not know that it wants a gradient
-            if (parameter.requires_grad or mapped) and parameter.ndim >= 2 and id(parameter) not in seen:
+            if parameter.ndim < 2 or name in getattr(module, "not_weights", ()):
+                continue
+            if (parameter.requires_grad or mapped) and id(parameter) not in seen:
                 seen.add(id(parameter))
                 yield f"{module_name}.{name}".lstrip("."), parameter

@@ -10,7 +10,7 @@ import copy
 import itertools
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_d
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from dlrun.registry import ConfigError
 from dlrun.sweeps.jobs import Job, job_id
 from dlrun.sweeps.manifest import without_passing
+from dlrun.sweeps.option_settings import refusal
 
 
 class Composer:
@@ -40,16 +42,32 @@ class Composer:
         self.parser = OverridesParser.create(config_loader=loader)
         self._bases: dict[tuple[str, ...], DictConfig] = {}
         self._parsed: dict[str, tuple[Override, bool]] = {}
+        self._all: list[list[str]] = []  # the words of the jobs of the sweep, as far as they are known
 
     def parse(self, words: Sequence[str]) -> list[Override]:
         """The words as Hydra understands them."""
         parsed: list[Override] = self.parser.parse_overrides(list(words))
         return parsed
 
+    def jobs(self, lists: Iterable[list[str]], first: int = 0) -> list[Job]:
+        """The jobs with these words, numbered from `first` on. Raises what `job` does, and then knows which of them have a
+        setting that others lack."""
+        self._all = list(lists)
+        return [self.job(number, words) for number, words in enumerate(self._all, first)]
+
     def job(self, number: int, words: Sequence[str]) -> Job:
-        """The job with these words. Raises Hydra's errors for words that cannot be composed; what can only not be resolved
-        is the job's own problem."""
-        cfg = self._composed(words)
+        """The job with these words. What of it can only not be resolved is its own problem.
+
+        Raises ConfigError for a setting that the chosen options lack, and Hydra's errors for other words that cannot be
+        composed.
+        """
+        try:
+            cfg = self._composed(words)
+        except ConfigCompositionException as error:
+            choices = [self._groups(words), *map(self._groups, self._all)]
+            if refused := refusal(error, {choice: self._base(choice) for choice in dict.fromkeys(choices)}):
+                raise refused from error
+            raise
         with open_dict(cfg):
             cfg.hydra.job.id = cfg.hydra.job.num = number
         HydraConfig.instance().set_config(cfg)  # for ${hydra:...}
@@ -60,11 +78,8 @@ class Composer:
         return Job(number, without_passing(words), config, folder, job_id(config), problem)
 
     def _composed(self, words: Sequence[str]) -> DictConfig:
-        groups = tuple(word for word in words if not self._is_value(word))
-        if groups not in self._bases:
-            self._bases[groups] = self.loader.load_sweep_config(self.config, list(groups))
         values = [self._parsed[word][0] for word in words if self._is_value(word)]
-        cfg = copy.deepcopy(self._bases[groups])
+        cfg = copy.deepcopy(self._base(self._groups(words)))
         ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
         OmegaConf.copy_cache(from_config=self.config, to_config=cfg)
         with open_dict(cfg.hydra):
@@ -75,6 +90,16 @@ class Composer:
                 parsed, list(names.exclude_keys), names.item_sep, names.kv_sep
             )
         return cfg
+
+    def _groups(self, words: Sequence[str]) -> tuple[str, ...]:
+        """Those of the words that choose options of groups."""
+        return tuple(word for word in words if not self._is_value(word))
+
+    def _base(self, groups: tuple[str, ...]) -> DictConfig:
+        """The configuration with these options and no other values."""
+        if groups not in self._bases:
+            self._bases[groups] = self.loader.load_sweep_config(self.config, list(groups))
+        return self._bases[groups]
 
     def _is_value(self, word: str) -> bool:
         """Whether a word gives a value to a setting, rather than choosing an option of a group."""

@@ -112,6 +112,8 @@ def as_number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def _order(value: str) -> tuple[float, str]:
-    found = as_number(value)
-    return (math.inf if found is None else found, value)
+def _order(value: str) -> tuple[bool, list[float], str]:
+    """Numbers and lists of numbers by their values ([8] before [32] before [32,8]), then words."""
+    numbers = [as_number(item) for item in value.strip("[]").split(",") if value != "[]"]
+    known = [number for number in numbers if number is not None]
+    return len(known) < len(numbers), known, value

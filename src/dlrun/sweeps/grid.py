@@ -28,13 +28,14 @@ LARGE = 5000
 def sweep(words: Sequence[str], launcher: Any, context: Any, config: DictConfig, batch_size: int | None) -> None:
     """Composes, writes down and runs the jobs of a grid; with `dry_run=true` only shows them.
 
-    Raises ConfigError for too many jobs, and what Hydra raises for words that it cannot compose, before anything is run.
+    Raises ConfigError for too many jobs and for a setting that one of them lacks, and what Hydra raises for other words that
+    it cannot compose, before anything is run.
     """
     composer = Composer(context.config_loader, config, Path(str(config.hydra.sweep.dir)))
     count, given = combinations(composer.parse(words))
     if count > LARGE and config.get("allow_large") is not True and not submitted.read(composer.folder):
         raise ConfigError(f"-m: these values make {count:,} jobs; if that is meant, add allow_large=true")
-    jobs = [composer.job(number, one) for number, one in enumerate(given)]
+    jobs = composer.jobs(given)
     if config.get("dry_run"):
         from dlrun.sweeps.dry_run import show
 

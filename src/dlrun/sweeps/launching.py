@@ -58,7 +58,7 @@ def launch(
 ) -> list[JobReturn]:
     """A batch of jobs that another sweeper has made; each return value is the best monitored value, or None."""
     composer = Composer(context.config_loader, config, Path(str(config.hydra.sweep.dir)))
-    jobs = sweep.submit([composer.job(first + n, given) for n, given in enumerate(words)])
+    jobs = sweep.submit(composer.jobs(map(list, words), first))
     batch = Batch(jobs)
     run(batch, settings, config)
     returns = []

@@ -17,6 +17,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS, DASHES = "osD^vP*", ("-", "--", "-.", ":", "-", "--", "-.")
 LINES = len(COLOURS)  # in one picture
 ROWS = 25  # with intervals, in one picture
+LETTERS = 60  # that stand side by side below an axis
 FAR = 30  # times the smallest mean: then the axis is logarithmic
 UNITS = {
     "accuracy": "share of samples",
@@ -104,7 +105,8 @@ def draw_effect(effect: Effect, metric: str, confidence: float) -> bytes:
                     axis.plot([x, x], interval, color=style["color"], alpha=0.5, linewidth=2)
         if effect.levels and not effect.numeric:
             names = [_short(level.value, 24) for level in effect.levels]
-            axis.set_xticks(range(len(names)), names)
+            slant = {"rotation": 20, "ha": "right"} if sum(map(len, names)) > LETTERS else {}
+            axis.set_xticks(range(len(names)), names, **slant)
         elif effect.scale != "linear":
             above = [x for x, _ in effect.points if x > 0]
             axis.set_xscale(effect.scale, **({"linthresh": min(above)} if effect.scale == "symlog" else {}))

@@ -62,8 +62,11 @@ def prepare(
         begins: see `work_begins`.
         check: raises ConfigError for the configuration of a job that must not be run.
     """
+    from dlrun.sweeps.whole import tolerant
+
     global _flags, _folder, _failed, work_begins, _check
     release()
+    _held.enter_context(tolerant())
     _flags, _folder, _failed, work_begins, _check = flags, None, 0, begins, check
 
 

@@ -21,6 +21,7 @@ from dlrun.transfer._names import check_patterns, head_of, matches
 from dlrun.transfer._source import digest, read, run_of, weights_file
 
 log = logging.getLogger("dlrun")
+WRITTEN_DOWN = ("weights", "biases")  # settings of dlrun's models that are what a model begins with
 
 
 @TRANSFER.register("finetune")
@@ -72,6 +73,11 @@ class Finetune(Transfer):
             return
         if node.get("pretrained"):
             raise ConfigError("model.pretrained: not together with transfer.source, which replaces those weights")
+        for key in () if node.get("import") else WRITTEN_DOWN:
+            if node.get(key) is not None:
+                raise ConfigError(
+                    f"model.{key}: not together with transfer.source, which replaces them; leave one away"
+                )
         self.file = weights_file(self.source)
         sha256 = digest(self.file)
         if self.sha256 not in (None, sha256):
@@ -117,7 +123,17 @@ class Finetune(Transfer):
 
 def _stay_in_evaluation(module: nn.Module, mode: bool = True) -> nn.Module:
     """Takes the place of `train` in a frozen module; a bound method, so that a copy of the module gets its own."""
-    return type(module).train(module, False)
+    type(module).train(module, False)
+    for part in module.modules():
+        if _is_the_same_in_training(part):
+            part.training = mode
+    return module
+
+
+def _is_the_same_in_training(module: nn.Module) -> bool:
+    """Whether it is a recurrent layer without dropout. Such a one takes the mode of the model: gradients do not go back through
+    one of cuDNN's that is in evaluation mode, to what is trained below it."""
+    return isinstance(module, nn.RNNBase) and (not module.dropout or module.num_layers == 1)
 
 
 def _hint(there: Any, node: Mapping[str, Any]) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from dlrun.registry import ConfigError
@@ -41,7 +39,8 @@ def search(words: Sequence[str], given: Mapping[str, Any], launcher: Any, contex
     composer = Composer(context.config_loader, config, folder)
     passing = [word for word in words if word not in without_passing(words)]
     space = read_space(composer.parse(without_passing(words)))
-    first = _composed(composer, space)
+    # every option of every list, so that a misspelt one is found at once, and one that lacks a setting that another one has
+    first = composer.jobs(space.corners())[0]
     trainer: Mapping[str, Any] = first.config.get("trainer") or {}
     objective = _objective(settings, space, str(trainer.get("monitor", "val/loss")))
     check_together(settings, space, len(objective.names))
@@ -75,26 +74,6 @@ def search(words: Sequence[str], given: Mapping[str, Any], launcher: Any, contex
             finish(study, space, objective, folder)
         raise
     finish(study, space, objective, folder)
-
-
-def _composed(composer: Composer, space: Space) -> Job:
-    """A job of the space. Every option of every list is composed once, so that a misspelt one is found at once, and one that
-    lacks a setting that another one has."""
-    jobs = []
-    groups = [parameter for parameter in space.parameters if parameter.choices and "." not in parameter.key]
-    for words in space.corners():
-        try:
-            jobs.append(composer.job(0, words))
-        except ConfigCompositionException as error:
-            key = re.search(r"Could not override '([^']+)'", str(error))
-            options = [word for word in words for group in groups if key and word.startswith(f"{group.key}=")]
-            options = [word for word in options if key and key[1].startswith(f"{word.partition('=')[0]}.")]
-            if key is None or not options:
-                raise
-            raise ConfigError(
-                f"{options[0]}: has no {key[1]}, which all options of the list need to be searched together"
-            ) from error
-    return jobs[0]
 
 
 def _maker(composer: Composer, passing: list[str]) -> Any:
