@@ -74,12 +74,12 @@ def test_the_gradient_is_0_at_the_solution_of_a_sum(trained) -> None:
 
 @pytest.mark.curriculum("O18", "M01")
 def test_least_squares(trained) -> None:
-    """W^+ y of NumPy, for two targets at once, with noise; the gradient there is 0."""
-    trainer = trained(
-        *EXACT, "data=affine", "data.noise=0.5", "trainer.log_every_steps=1", "trainer.min_grad_norm=1e-12"
-    )
+    """W^+ y of NumPy, for two targets at once, with noise and inputs whose mean is not 0; the gradient there is 0."""
+    words = ("data=affine", "data.noise=0.5", "data.normalize=unit", "trainer.log_every_steps=1")
+    trainer = trained(*EXACT, *words, "trainer.min_grad_norm=1e-12")
     x, y = training_set(trainer)
     expected = np.linalg.lstsq(with_ones(x), y, rcond=None)[0].T
+    assert (np.abs(expected[:, -1]) > 1e-3).all()  # biases
     np.testing.assert_allclose(parameters(trainer), expected, atol=1e-6)
     assert trainer.run.history["train"]["loss"] == pytest.approx(
         float(((with_ones(x) @ expected.T - y) ** 2).sum(1).mean()), rel=1e-5
@@ -167,6 +167,32 @@ def test_without_a_unique_solution_the_smallest_is_taken(trained) -> None:
     assert x.shape == (10, 30)
     np.testing.assert_allclose(parameters(trainer), (np.linalg.pinv(with_ones(x)) @ y).T, atol=1e-5)
     assert trainer.run.history["train"]["loss"] < 1e-9
+
+
+@pytest.mark.parametrize("sampling", ["disjoint", "with_replacement"])
+def test_limited_batches_hold_the_samples_that_other_optimizers_see(
+    trained, monkeypatch: pytest.MonkeyPatch, sampling: str
+) -> None:
+    """With trainer.limit_train_batches=3 it solves on the first three minibatches of the first epoch, not on the first rows of
+    the source; fast_dev_run is such a limit, too."""
+    original, seen = Trainer._gradients_of, []
+
+    def noted(self: Trainer, batch: Any) -> Any:
+        seen.append(batch)
+        return original(self, batch)
+
+    monkeypatch.setattr(Trainer, "_gradients_of", noted)
+    data = ("data=affine", "data.noise=1", "data.samples=200", "data.batch_size=16", f"data.sampling={sampling}")
+    for limit, count in (("trainer.limit_train_batches=3", 3), ("trainer.fast_dev_run=true", 2)):
+        trained(*data, "model=linear", "optimizer=sgd", "trainer.epochs=1", limit)
+        expected, seen = torch.cat([batch.indices for batch in seen]), []
+        assert (len(expected), sorted(expected.tolist()) != list(range(16 * count))) == (16 * count, True)
+        exact = trained(*EXACT, *data, limit)
+        (batch,), seen = seen, []
+        assert batch.indices.tolist() == expected.tolist()
+        assert exact.run.samples == 16 * count
+        x, y = batch.inputs.double().numpy(), batch.targets.double().numpy()
+        np.testing.assert_allclose(parameters(exact), np.linalg.lstsq(with_ones(x), y, rcond=None)[0].T, atol=1e-5)
 
 
 def test_without_bias(trained) -> None:

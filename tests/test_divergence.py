@@ -180,6 +180,24 @@ def test_what_goes_wrong_is_named(make, name: str, reads_losses: bool) -> None:
     assert (results["status"], results["test"], results["divergence"]) == ("diverged", "not read", details)
 
 
+def test_a_replay_over_several_epochs(make, caplog: pytest.LogCaptureFixture) -> None:
+    """Where checkpoints are epochs apart it starts from the one there is, and tells the same; epochs are logged once."""
+    options = ("trainer.checkpoint_every_epochs=5", "trainer.checkpoint_every_steps=null", "model.dropout=0.5")
+    said = []
+    caplog.set_level("INFO", "dlrun")
+    for reads_losses in (True, False):
+        trainer = make(*options, folder=str(reads_losses))
+        trainer.reads_losses = reads_losses
+        spoil_input(trainer)
+        caplog.clear()
+        with pytest.raises(Diverged, match=f"not finite at step {BAD + 1}") as caught:
+            trainer.fit()
+        said.append((str(caught.value), caught.value.details))
+        assert sum("epoch 1 step 3 val" in record.getMessage() for record in caplog.records) == 1
+    assert said[0] == said[1]
+    assert checkpoint.load(trainer.run.folder / rundir.LAST)["counters"]["step"] == 1
+
+
 def remember(trainer: Trainer) -> dict[int, dict[str, Tensor]]:
     """The weights after every update, by its number; updates that are undone by a replay are written over."""
     found: dict[int, dict[str, Tensor]] = {}

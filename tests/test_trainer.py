@@ -17,10 +17,12 @@ from dlrun.build import build_trainer, check, resolved
 from dlrun.callbacks._base import Callback
 from dlrun.divergence import Diverged
 from dlrun.models import MODELS
+from dlrun.models.constant import Constant
 from dlrun.optimizers._state import load_state, settings_of
 from dlrun.registry import ConfigError
 from dlrun.signals import Interrupted
 from dlrun.trainer import Trainer
+from dlrun.trainer.loop import storages
 
 BASE = ("device=cpu", "data=digits", "data.batch_size=128", "callbacks=none")
 SMALL = ("model=mlp", "model.hidden=[16]", "model.dropout=0.0", "trainer.epochs=2")
@@ -582,3 +584,133 @@ def test_what_an_optimizer_keeps_among_its_settings_is_resumed(make) -> None:
     fresh = Counting(parameters, lr=0.1, weight_decay=0.3)
     load_state(fresh, state["optimizer"])
     assert [fresh.param_groups[0][name] for name in ("updates", "lr", "weight_decay")] == [5, 0.1, 0.3]
+
+
+@pytest.mark.parametrize("words", [(), ("trainer.accumulate=2",), ("trainer.ema_decay=0.5",)], ids=" ".join)
+def test_outputs_that_are_views_of_a_parameter(make, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+    """The training metrics are those of the outputs before the update, as of a model that gives copies."""
+    histories = []
+    for forward in (lambda self, x: self.outputs.repeat(len(x), 1), lambda self, x: self.outputs.expand(len(x), -1)):
+        monkeypatch.setattr(Constant, "forward", forward)
+        trainer = make(
+            "data=poly1d", "data.samples=200", "model=constant", "optimizer=sgd", "optimizer.lr=0.3", "trainer.epochs=2",
+            *words, folder=str(len(histories)),
+        )  # fmt: skip
+        torch.nn.init.ones_(trainer.run.model.outputs)
+        trainer.fit()
+        histories.append((trainer.run.history["train"], weights(trainer)["outputs"].tolist()))
+    assert histories[0] == histories[1]
+
+
+def test_only_outputs_in_the_memory_of_a_parameter_are_copied(make) -> None:
+    """A view at an offset is; what a layer computes is not, which would cost time."""
+    trainer = make()
+    trainer.storages = storages(trainer.trainable)
+    parameter = trainer.run.model.head.weight.detach()
+    assert trainer._kept(parameter[2:, 3:]).data_ptr() != parameter[2:, 3:].data_ptr()
+    computed = trainer.run.model(torch.zeros(4, 1, 8, 8)).detach()
+    assert trainer._kept(computed) is computed
+
+
+def saving(trainer: Trainer) -> list[tuple[str, int]]:
+    """The checkpoints that the trainer writes from now on: file and epoch."""
+    original, found = trainer._save, []
+
+    def save(name: Path, state: dict, **options: object) -> None:
+        found.append((name.name, trainer.run.epoch))
+        original(name, state, **options)
+
+    trainer._save = save  # type: ignore[method-assign]
+    return found
+
+
+SIX = ("trainer.epochs=6", "data.limit_train=256", "data.limit_val=64", "data.limit_test=64")  # of two updates each
+
+
+def test_epochs_between_checkpoints(make) -> None:
+    """last.pt after every fourth epoch and the last one; best.pt whenever there is a new best; their contents do not change."""
+    every, fourth = make(*SIX, folder="every"), make(*SIX, "trainer.checkpoint_every_epochs=4", folder="fourth")
+    saved = [saving(trainer) for trainer in (every, fourth)]
+    for trainer in (every, fourth):
+        fit_and_test(trainer)
+    best = [entry for entry in saved[0] if entry[0] == "best.pt"]
+    assert [entry for entry in saved[1] if entry[0] == "best.pt"] == best != []
+    assert [epoch for name, epoch in saved[0] if name == "last.pt"] == [1, 2, 3, 4, 5, 6]
+    assert [epoch for name, epoch in saved[1] if name == "last.pt"] == [4, 6]
+    for name in (rundir.LAST, rundir.BEST):
+        a, b = (checkpoint.load(trainer.run.folder / name) for trainer in (every, fourth))
+        assert same(a["model"], b["model"])
+        assert a["best"] == b["best"]
+
+
+def test_killed_between_checkpoints(make) -> None:
+    """A run that is killed in the fourth epoch, with last.pt of the second and best.pt of the third, ends like the others."""
+    options = (*SIX, "trainer.checkpoint_every_epochs=2", "trainer.ema_decay=0.9", "scheduler=halve_on_plateau")
+    whole = make(*options, folder="whole")
+    fit_and_test(whole)
+    stopped = make(*options, folder="stopped")
+    original = stopped._step
+
+    def step(batch):
+        if stopped.run.step == 7:
+            raise KeyboardInterrupt
+        return original(batch)
+
+    stopped._step = step  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit()
+    files = [checkpoint.load(stopped.run.folder / name) for name in (rundir.LAST, rundir.BEST)]
+    assert (files[0]["counters"]["epoch"], files[1]["best"]["epoch"]) == (2, 3)
+    finish_like(make, stopped, whole, *options)
+    a, b = (checkpoint.load(trainer.run.folder / rundir.BEST) for trainer in (whole, stopped))
+    assert same(a["model"], b["model"])
+
+
+@pytest.mark.parametrize("hook", ["on_evaluation", "on_epoch_end", "on_step"])
+def test_a_signal_between_checkpoints_saves_at_once(make, hook: str) -> None:
+    """Wherever SIGTERM comes, last.pt holds the state at which the run stopped, and the resumed run ends alike."""
+    options = (*SIX, "trainer.checkpoint_every_epochs=5")
+    whole = make(*options, folder="whole")
+    fit_and_test(whole)
+    stopped = make(*options, folder="stopped")
+
+    class Stops(Callback):
+        pass
+
+    def stop(self, run, *args) -> None:
+        if (run.epoch, run.step) == ((1, 3) if hook == "on_step" else (2, 4)) and not stopped.signals.arrived:
+            signal.raise_signal(signal.SIGTERM)
+
+    setattr(Stops, hook, stop)
+    stopped.callbacks.append(Stops())
+    with pytest.raises(Interrupted):
+        stopped.fit()
+    state = checkpoint.load(stopped.run.folder / rundir.LAST)
+    assert state["counters"]["step"] == stopped.run.step == (3 if hook == "on_step" else 4)
+    assert state["counters"]["epoch"] == stopped.run.epoch == (1 if hook == "on_step" else 2)
+    finish_like(make, stopped, whole, *options)
+
+
+def test_the_last_epoch_is_saved_wherever_it_ends(make) -> None:
+    """Early stopping, a number of updates within an epoch: last.pt is of the end."""
+    for words in (("trainer.patience=1", "trainer.min_delta=100"), ("trainer.steps=5",)):
+        trainer = make(*SIX, "trainer.checkpoint_every_epochs=100", *words)
+        trainer.fit()
+        assert trainer.run.epoch < 6
+        counters = checkpoint.load(trainer.run.folder / rundir.LAST)["counters"]
+        assert (counters["epoch"], counters["step"]) == (trainer.run.epoch, trainer.run.step)
+
+
+@pytest.mark.parametrize(("batch_size", "epochs"), [(128, 500), (1, 4), (1000, 1000)])
+def test_auto_epochs_between_checkpoints(make, batch_size: int, epochs: int) -> None:
+    """As many epochs as make 1,000 updates: of 256 samples in minibatches."""
+    trainer = make(*SIX, "trainer.checkpoint_every_epochs=auto", f"data.batch_size={batch_size}")
+    assert trainer._epochs_between() == epochs
+
+
+@pytest.mark.parametrize("given", ["0", "often"])
+def test_wrong_epochs_between_checkpoints(cli, given: str) -> None:
+    """One line."""
+    done = cli("model=mlp", f"trainer.checkpoint_every_epochs={given}")
+    assert (done.rc, len(done.stderr.splitlines())) == (1, 1)
+    assert "trainer.checkpoint_every_epochs: got" in done.stderr

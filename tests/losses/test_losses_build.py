@@ -63,6 +63,24 @@ def test_impossible_pair_names_those_that_fit():
     ]
 
 
+@pytest.mark.parametrize(("size", "full"), [(89, True), (90, False)])
+def test_losses_that_are_named_take_the_size(size: int, full: bool) -> None:
+    """A full covariance of 89 dimensions needs 89 * 92 / 2 = 4,094 outputs, of 90 it needs 4,185, too many: then the loss is
+    not named."""
+    target = TargetSpec("real", size)
+    with pytest.raises(ConfigError) as refused:
+        build_loss({"name": "ce"}, target)
+    named = str(refused.value).partition("these fit: ")[2].split(", ")
+    assert named == ["gaussian_full_nll"] * full + ["gaussian_nll", "l2"]
+    for name in named:
+        build_loss({"name": name}, target)
+    if not full:
+        with pytest.raises(
+            ConfigError, match=r"needs 4185 outputs per sample for 90 dimensions, at most 4096 are allowed"
+        ):
+            build_loss({"name": "gaussian_full_nll"}, target)
+
+
 def test_negative_targets_are_for_other_losses():
     """The exponential likelihood takes no kind of target that may be negative."""
     assert LOSSES.get("exponential_nll").kinds == {"non_negative"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from dlrun import rundir
 from dlrun.actions.train import train
+from dlrun.callbacks._base import Callback, Run
 from dlrun.models import MODELS
 from dlrun.stacking import NotStackable, train_stacked
 
@@ -242,3 +244,18 @@ def test_a_folder_in_use(three: list[Config], tmp_path: Path) -> None:
         train_stacked(three, made)
     assert files(made[1]) == before
     assert not files(made[0])
+
+
+def test_a_signal_between_checkpoints(lab: Any) -> None:
+    """Members that write last.pt after every third epoch only write it at once when a signal comes after the fourth."""
+
+    class Stops(Callback):
+        def on_epoch_end(self, run: Run) -> None:
+            if run.epoch == 4:
+                signal.raise_signal(signal.SIGTERM)
+
+    words = ("model=mlp", "model.hidden=[4]", "trainer.checkpoint_every_epochs=3")
+    trainers = [lab.build(lab.config(*words, f"seed={seed}"), f"stack/{seed}") for seed in (0, 1)]
+    trainers[1].callbacks.append(Stops())  # the last of them to end its epoch
+    assert {outcome.status for outcome in lab.fit(trainers)} == {"interrupted"}
+    assert [lab.state(f"stack/{seed}")["counters"]["epoch"] for seed in (0, 1)] == [4, 4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 import torch
@@ -22,12 +23,14 @@ class Loss:
     Attributes:
         name: the registry name, for messages.
         kinds: the target kinds this loss accepts.
+        largest: the size of the largest target it accepts.
         num_outputs: size of the raw output the network must give.
         reduction: of `loss.reduction`, for the trainer; the loss itself is a mean over the samples in any case.
     """
 
     name: ClassVar[str]
     kinds: ClassVar[frozenset[TargetKind]]
+    largest: ClassVar[float] = math.inf
     reduction: Literal["mean", "sum"] = "mean"
 
     def __init__(self, target: TargetSpec) -> None:

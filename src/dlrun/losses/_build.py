@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,15 +35,19 @@ def build_loss(node: Mapping[str, Any], target: TargetSpec) -> Loss:
         node = {**node, "name": _default(target)}
     LOSSES.check(node)  # before the pair: imports the user's module, and a misspelt name is the likelier error
     if target.kind not in _kinds(node["name"]):
-        raise check_pair(node["name"], target, fitting(target.kind))
+        raise check_pair(node["name"], target, fitting(target.kind, target.size))
     loss: Loss = LOSSES.build(node, target=target)
     loss.reduction = LOSSES.build_common(node).reduction
     return loss
 
 
-def fitting(kind: TargetKind) -> list[str]:
-    """The names of the losses that accept a target kind."""
-    return [name for name in LOSSES.names() if kind in _kinds(name)]
+def fitting(kind: TargetKind, size: int = 1) -> list[str]:
+    """The names of the losses that accept a target of a kind and size."""
+    return [name for name in LOSSES.names() if kind in _kinds(name) and size <= _largest(name)]
+
+
+def _largest(name: str) -> float:
+    return getattr(LOSSES.get(name), "largest", math.inf)
 
 
 def _kinds(name: str) -> frozenset[TargetKind]:

@@ -43,11 +43,12 @@ class GaussianFullNLL(Loss):
 
     name = "gaussian_full_nll"
     kinds = frozenset({"real", "non_negative"})
+    largest = (math.isqrt(9 + 8 * MOST_OUTPUTS) - 3) // 2
 
     def __init__(self, target: TargetSpec, *, min_variance: Annotated[float, Gt(0)] = 1e-6) -> None:
         super().__init__(target)
         self.min_variance = min_variance
-        if self.num_outputs > MOST_OUTPUTS:
+        if target.size > self.largest:
             raise ConfigError(
                 f"loss.name: gaussian_full_nll needs {self.num_outputs} outputs per sample for {target.size} dimensions, at "
                 f"most {MOST_OUTPUTS} are allowed; gaussian_nll has a variance per dimension"

@@ -142,7 +142,7 @@ def _sizes_after(block: Any, index: int, sizes: Sequence[int]) -> list[int]:
     if min(maps) < 1:
         raise ConfigError(
             f"model.blocks.{index}: kernel {kernel} and pool_size {pool} do not fit into maps of {shape}; "
-            f"use fewer or smaller poolings, or {'larger images' if len(sizes) > 1 else 'longer signals'}"
+            f"use fewer or smaller poolings, {'larger images' if len(sizes) > 1 else 'longer signals'}, or mlp"
         )
     if any(left_out):
         log.info(

@@ -62,9 +62,7 @@ class StackedFit:
         self.optimizer = StackedOptimizer(trainers, self.stack) if at_once else None
         self.sums = StackedSums(trainers, device)
         self.left = torch.zeros(len(members), dtype=torch.bool, device=device)
-        self.norms: Tensor | None = (
-            None  # of the gradients of all members before clipping, where they are updated at once
-        )
+        self.norms: Tensor | None = None  # of the gradients before clipping, where all members are updated at once
         self.epoch_start = time.perf_counter()
 
     def fit(self) -> None:
@@ -92,6 +90,8 @@ class StackedFit:
             self._each(lambda trainer: trainer._call("on_epoch_start", trainer.run))
             self._train_epoch()
             self._each(lambda trainer: trainer._end_epoch())
+            if self.signals.arrived:
+                self._each(lambda trainer: trainer.save_unsaved())
             for member in list(self.members):
                 if self.signals.arrived:
                     self._leave(member, member.trainer._interrupted())

@@ -46,13 +46,18 @@ class WholeSetUpdate:
         run.epochs = run.total_steps = 1 if optimizer.once else run.epochs
         if optimizer.once:
             log.info(
-                "%s: one update on all training samples; trainer.epochs and the schedule do not matter", optimizer.name
+                "%s: one update on all training samples%s; trainer.epochs and the schedule do not matter",
+                optimizer.name,
+                " of the first epoch's minibatches" if self.minibatches < run.data.steps_per_epoch else "",
             )
 
     def batches(self) -> Iterator[Batch]:
-        """The one batch of an epoch: every training sample once, in the order of the source."""
-        data = self.trainer.run.data
-        parts = list(islice(data.split("train", data.batch_size), self.minibatches))
+        """The one batch of an epoch: every training sample once, in the order of the source; where
+        `trainer.limit_train_batches` leaves some out, the samples of the minibatches that any optimizer would see."""
+        run, data = self.trainer.run, self.trainer.run.data
+        limited = self.minibatches < data.steps_per_epoch
+        batches = data.epoch(run.epoch) if limited else data.split("train", data.batch_size)
+        parts = list(islice(batches, self.minibatches))
         yield Batch(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
     def update(self, batch: Batch) -> tuple[StepResult, Tensor]:

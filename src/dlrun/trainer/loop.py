@@ -12,7 +12,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from itertools import islice
 from pathlib import Path
@@ -53,6 +53,7 @@ TRAINERS = Registry("trainer", None)
 FAST_DEV_BATCHES = 2
 COPIED = 1 << 30  # bytes of a state that is copied to be saved while training goes on
 SMALLEST_SCALE = 2.0**-10  # of the loss in fp16, below which only a gradient of 7e7 or more would overflow
+UPDATES = 1000  # between two checkpoints after epochs with trainer.checkpoint_every_epochs=auto, at least
 UNREAD_STEPS = 50  # where reading a loss waits for the device: updates between two looks at whether all was finite
 
 
@@ -92,7 +93,10 @@ class Trainer:
         deterministic: make the kernels deterministic too. None is chosen by timing it in any case (cuDNN's benchmark mode).
         log_every_steps: updates between two points of the step curves.
         validate_every_epochs: epochs between two validations.
-        checkpoint_every_steps: write last.pt after every so many updates as well as after every epoch; null: epochs only.
+        checkpoint_every_epochs: write last.pt after every so many epochs, and after the last one; best.pt is written whenever
+            there is a new best. Where epochs are short, checkpoints take much of their time. auto: as many epochs as make 1,000
+            updates.
+        checkpoint_every_steps: write last.pt after every so many updates, too; null: after epochs only.
         checkpoint_every_minutes: write last.pt once so many minutes have passed since it was last written; null: never.
         limit_train_batches: use only the first so many batches of each epoch; null: all.
         limit_val_batches: likewise for validation.
@@ -126,6 +130,7 @@ class Trainer:
         deterministic: bool = False,
         log_every_steps: Annotated[int, Gt(0)] = 50,
         validate_every_epochs: Annotated[int, Gt(0)] = 1,
+        checkpoint_every_epochs: Annotated[int, Gt(0)] | Literal["auto"] = 1,
         checkpoint_every_steps: Annotated[int, Gt(0)] | None = None,
         checkpoint_every_minutes: Annotated[float, Gt(0)] | None = 10.0,
         limit_train_batches: Annotated[int, Gt(0)] | None = None,
@@ -142,7 +147,7 @@ class Trainer:
         self.min_grad_norm = min_grad_norm
         self.grad_norm: float | None = None  # over the whole training set after the last epoch, where it is asked for
         self.log_every_steps, self.validate_every_epochs = log_every_steps, validate_every_epochs
-        self.checkpoint_every_steps = checkpoint_every_steps
+        self.checkpoint_every_epochs, self.checkpoint_every_steps = checkpoint_every_epochs, checkpoint_every_steps
         self.checkpoint_every_s = math.inf if checkpoint_every_minutes is None else 60 * checkpoint_every_minutes
         self.limits = {"train": limit_train_batches, "val": limit_val_batches, "test": limit_test_batches}
         if fast_dev_run:
@@ -168,6 +173,8 @@ class Trainer:
         self.built_settings = settings_of(
             run.optimizer
         )  # what the schedule's factor and overriding on resuming refer to
+        self.saved: tuple[int, int] | None = None  # epochs and steps that were done when last.pt was last written
+        self.storages = frozenset[int]()  # where the parameters lie; known in an epoch
         self.batch = 0  # batches of the current epoch that are done
         self.epoch_seconds: list[float] = []  # of the training part; the last one grows while its epoch lasts
         self.earlier_seconds = 0.0  # in `fit` before the checkpoint that this process resumed from
@@ -214,6 +221,7 @@ class Trainer:
             self._train_epoch()
             self._end_epoch()
             if self.signals.arrived:
+                self.save_unsaved()
                 raise self._interrupted()
         self._call("on_fit_end", run)
 
@@ -236,6 +244,7 @@ class Trainer:
             self.train_metrics = MetricCollection(run.loss, run.task.target())
             seconds.append(0.0)
         run.model.train()
+        self.storages = storages(self.trainable)
         on_step = self._overriding("on_step")
         start = window_start = time.perf_counter()
         earlier, window = seconds[-1], run.samples
@@ -377,8 +386,12 @@ class Trainer:
         scaled = objective * factor if factor != 1.0 else objective
         (self.scaler.scale(scaled) if self.scaler else scaled).backward()
         loss = result.loss.detach()
-        kept = StepResult(loss, result.outputs.detach(), result.targets, result.parts)
+        kept = StepResult(loss, self._kept(result.outputs.detach()), result.targets, result.parts)
         return kept, loss if objective is result.loss else objective.detach()
+
+    def _kept(self, outputs: Tensor) -> Tensor:
+        """Outputs to be read after the update: a copy of those that lie in a parameter's own memory, which it changes."""
+        return outputs.clone() if outputs.untyped_storage().data_ptr() in self.storages else outputs
 
     def _in_memory_format(self, inputs: Tensor) -> Tensor:
         images = self.channels_last and inputs.dim() == 4
@@ -441,9 +454,10 @@ class Trainer:
         """All that follows the last update of an epoch."""
         run = self.run
         self._finish_epoch()
-        self.save_last()
+        if not self.unfinished or run.epoch % self._epochs_between() == 0:
+            self.save_last()
         if run.best.get("step") == run.step:
-            self._save_best()  # after last.pt, from which it can be made again
+            self._save_best()  # after last.pt: a run resumed from there makes it again
         self._call("on_epoch_end", run)
 
     def _finish_epoch(self) -> None:
@@ -575,7 +589,17 @@ class Trainer:
         if self.replaying:  # the callbacks' files are ahead of a replay, and last.pt must fit them
             return
         self._save(rundir.LAST, self.state_dict(), keep_previous=True)
-        self.saved_at = time.perf_counter()
+        self.saved, self.saved_at = (self.run.epoch, self.run.step), time.perf_counter()
+
+    def save_unsaved(self) -> None:
+        """Writes last.pt unless it holds this very state."""
+        if self.saved != (self.run.epoch, self.run.step):
+            self.save_last()
+
+    def _epochs_between(self) -> int:
+        """`trainer.checkpoint_every_epochs`, a function of the configuration alone."""
+        every = self.checkpoint_every_epochs
+        return math.ceil(UPDATES / self.run.steps_per_epoch) if every == "auto" else every
 
     def _save(self, name: Path, state: dict[str, Any], **options: Any) -> None:
         """Saves a copy of the state while training goes on; a large state itself, which is waited for."""
@@ -643,8 +667,9 @@ class Trainer:
 
     def _report(self, split: str, metrics: dict[str, float]) -> None:
         self.run.history[split] = metrics
-        text = "  ".join(f"{name} {value:.5g}" for name, value in metrics.items())
-        log.info("epoch %d step %d %s: %s", self.run.epoch, self.run.step, split, text)
+        if not self.replaying:
+            text = "  ".join(f"{name} {value:.5g}" for name, value in metrics.items())
+            log.info("epoch %d step %d %s: %s", self.run.epoch, self.run.step, split, text)
         self._call("on_evaluation", self.run, split, metrics)
 
     def _call(self, hook: str, *args: Any) -> None:
@@ -712,7 +737,7 @@ class Trainer:
             return
         step = self.run.step
         if not self.reads_losses:
-            self._replay()
+            self._replay(step)
         what = f"the weights '{bad[0]}' are" if bad else "the loss is"
         raise Diverged(f"{what} not finite after step {step}; {REMEDY}", {"step": step, "what": what})
 
@@ -720,9 +745,9 @@ class Trainer:
         """Whether fp16 has left out one update after another until no loss scale is small enough: it is not the scale."""
         return self.scaler is not None and self.scaler.get_scale() < SMALLEST_SCALE
 
-    def _replay(self) -> None:
+    def _replay(self, step: int) -> None:
         """Goes from the last checkpoint to the step that went wrong, now reading every loss, which raises Diverged with
-        the step, the layer and the samples."""
+        the step, the layer and the samples. `step`: updates after which it was noticed."""
         with suppress(ConfigError):  # the checkpoint before it will do
             self.background.wait()
         state = checkpoint.load_last(self.run.folder / rundir.LAST, "resume", self.run.device)
@@ -734,6 +759,9 @@ class Trainer:
             self.load_state_dict(state)
             self.earlier_seconds = earlier  # this process's own time is not counted twice
             self._train_epoch()
+            while self.run.step < step:  # the checkpoint is of an earlier epoch
+                self._finish_epoch()
+                self._train_epoch()
 
     def _interrupted(self) -> Interrupted:
         """To be raised once a checkpoint is on its way; `fit` waits for it."""
@@ -743,6 +771,11 @@ class Trainer:
 def environment(device: torch.device) -> dict[str, Any]:
     """What besides configuration and seed decides the last bits of the results."""
     return {"threads": torch.get_num_threads(), "PyTorch": str(torch.__version__), "device": device.type}
+
+
+def storages(tensors: Iterable[Tensor]) -> frozenset[int]:
+    """The addresses of the memory that tensors, or those that they are views of, lie in."""
+    return frozenset(tensor.untyped_storage().data_ptr() for tensor in tensors)
 
 
 def _plain(metrics: Mapping[str, float]) -> dict[str, float]:
