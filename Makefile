@@ -9,7 +9,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 SOURCES := src tests scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format catalogue curriculum benchmark wheel clean dev
+.PHONY: help demo test check format catalogue curriculum course matrix benchmark wheel clean dev
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -35,6 +35,12 @@ catalogue: dev ## write src/dlrun/catalogue.json and docs/catalogue.md from the 
 
 curriculum: dev ## run the tests of the courses' rows and print which are proven (some: ARGS="M46 R")
 	@$(ONE_THREAD) $(BIN)/python scripts/curriculum.py $(ARGS)
+
+course: dev ## run the commands of docs/course.md that say nothing yet, and write what they give (some: ARGS="M46 R")
+	@$(ONE_THREAD) $(BIN)/python scripts/course.py $(ARGS)
+
+matrix: dev ## try every model with every data set and every loss, about 10 minutes (some: ARGS="mlp digits csv")
+	@$(ONE_THREAD) $(BIN)/python scripts/matrix.py $(ARGS)
 
 benchmark: $(PEERS)/.installed ## set up the peers, then measure into docs/benchmarks, about 2 hours (a part: ARGS="step --rounds 9")
 	@$(PEERS)/bin/python scripts/benchmark.py $(or $(ARGS),all --compile)
