@@ -15,6 +15,7 @@ from dlrun import checkpoint, rundir, streams
 from dlrun.actions.train import fit_and_test
 from dlrun.build import build_trainer, check, resolved
 from dlrun.callbacks._base import Callback
+from dlrun.callbacks._reporting import Pruned
 from dlrun.divergence import Diverged
 from dlrun.models import MODELS
 from dlrun.models.constant import Constant
@@ -538,7 +539,7 @@ def test_a_run_killed_between_last_and_best_ends_like_one_never_stopped(make) ->
     fit_and_test(whole)
     stopped = make(folder="stopped")
 
-    def killed() -> None:
+    def killed(**options: object) -> None:
         raise KeyboardInterrupt
 
     stopped._save_best = killed  # type: ignore[method-assign]
@@ -628,13 +629,15 @@ SIX = ("trainer.epochs=6", "data.limit_train=256", "data.limit_val=64", "data.li
 
 
 def test_epochs_between_checkpoints(make) -> None:
-    """last.pt after every fourth epoch and the last one; best.pt whenever there is a new best; their contents do not change."""
+    """last.pt after every fourth epoch and the last one, the best.pt up to there with it; their contents do not change."""
     every, fourth = make(*SIX, folder="every"), make(*SIX, "trainer.checkpoint_every_epochs=4", folder="fourth")
     saved = [saving(trainer) for trainer in (every, fourth)]
     for trainer in (every, fourth):
         fit_and_test(trainer)
-    best = [entry for entry in saved[0] if entry[0] == "best.pt"]
-    assert [entry for entry in saved[1] if entry[0] == "best.pt"] == best != []
+    best = [epoch for name, epoch in saved[0] if name == "best.pt"]
+    assert [epoch for name, epoch in saved[1] if name == "best.pt"] == [
+        written for written, first in ((4, 1), (6, 5)) if any(first <= epoch <= written for epoch in best)
+    ]
     assert [epoch for name, epoch in saved[0] if name == "last.pt"] == [1, 2, 3, 4, 5, 6]
     assert [epoch for name, epoch in saved[1] if name == "last.pt"] == [4, 6]
     for name in (rundir.LAST, rundir.BEST):
@@ -644,7 +647,7 @@ def test_epochs_between_checkpoints(make) -> None:
 
 
 def test_killed_between_checkpoints(make) -> None:
-    """A run that is killed in the fourth epoch, with last.pt of the second and best.pt of the third, ends like the others."""
+    """A run killed in the fourth epoch, when the third was the best, has the best.pt of last.pt, and ends like the others."""
     options = (*SIX, "trainer.checkpoint_every_epochs=2", "trainer.ema_decay=0.9", "scheduler=halve_on_plateau")
     whole = make(*options, folder="whole")
     fit_and_test(whole)
@@ -660,7 +663,8 @@ def test_killed_between_checkpoints(make) -> None:
     with pytest.raises(KeyboardInterrupt):
         stopped.fit()
     files = [checkpoint.load(stopped.run.folder / name) for name in (rundir.LAST, rundir.BEST)]
-    assert (files[0]["counters"]["epoch"], files[1]["best"]["epoch"]) == (2, 3)
+    assert stopped.run.best["epoch"] == 3
+    assert (files[0]["counters"]["epoch"], files[1]["best"]["epoch"]) == (2, 2)
     finish_like(make, stopped, whole, *options)
     a, b = (checkpoint.load(trainer.run.folder / rundir.BEST) for trainer in (whole, stopped))
     assert same(a["model"], b["model"])
@@ -689,6 +693,24 @@ def test_a_signal_between_checkpoints_saves_at_once(make, hook: str) -> None:
     assert state["counters"]["step"] == stopped.run.step == (3 if hook == "on_step" else 4)
     assert state["counters"]["epoch"] == stopped.run.epoch == (1 if hook == "on_step" else 2)
     finish_like(make, stopped, whole, *options)
+
+
+@pytest.mark.parametrize("error", [Pruned, ValueError])
+def test_an_error_after_an_epoch_finds_it_saved(make, error: type[Exception]) -> None:
+    """A run that is pruned, or whose callback fails, after its third epoch has last.pt of it and the best.pt up to there."""
+    stopped = make(*SIX, "trainer.checkpoint_every_epochs=5")
+
+    class Fails(Callback):
+        def on_epoch_end(self, run) -> None:
+            if run.epoch == 3:
+                raise error("enough")
+
+    stopped.callbacks.append(Fails())
+    with pytest.raises(error):
+        stopped.fit()
+    last, best = (checkpoint.load(stopped.run.folder / name) for name in (rundir.LAST, rundir.BEST))
+    assert last["counters"]["epoch"] == 3
+    assert best["best"] == last["run"]["best"] == stopped.run.best
 
 
 def test_the_last_epoch_is_saved_wherever_it_ends(make) -> None:

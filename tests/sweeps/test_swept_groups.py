@@ -110,6 +110,10 @@ def test_a_search_over_options(cli, ran: list[dict]) -> None:
             "optimizer=nesterov have)",
         ),
         (
+            ("model=mlp,cnn", "model.blocks.0.channels=3"),
+            "model.blocks.0.channels: model=mlp has no such setting (model=cnn has)",
+        ),
+        (
             ("optimizer=adam,sgd", "model=mlp,lenet", "model.hidden=[3]", *OPTUNA),
             "model.hidden: model=lenet has no such setting (model=mlp has)",
         ),
@@ -118,7 +122,7 @@ def test_a_search_over_options(cli, ran: list[dict]) -> None:
             "loss.beta: data=digits has no such setting (data=heteroscedastic has)",
         ),
     ],
-    ids=["grid", "search", "dry_run"],
+    ids=["grid", "list", "search", "dry_run"],
 )
 def test_a_setting_that_an_option_lacks(cli, tmp_path: Path, words: tuple[str, ...], line: str) -> None:
     """One line that says which option; nothing is left behind."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import chain
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from dlrun.registry import ConfigError, did_you_mean
 
@@ -62,12 +62,12 @@ def _clause(options: list[str]) -> str:
     return f"{', '.join(options[:SHOWN])}{more} {'has' if len(options) == 1 else 'have'}"
 
 
-def _dotted(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    """The dotted keys of all nodes but Hydra's own."""
-    for key in map(str, node):
+def _dotted(node: DictConfig | ListConfig, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of all nodes but Hydra's own; the entries of a list by their index."""
+    for key in range(len(node)) if isinstance(node, ListConfig) else list(node):
         if not prefix and key == "hydra":
             continue
         child = node._get_node(key)
-        yield prefix + key
-        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+        yield f"{prefix}{key}"
+        if isinstance(child, DictConfig | ListConfig) and not child._is_none() and not child._is_missing():
             yield from _dotted(child, f"{prefix}{key}.")

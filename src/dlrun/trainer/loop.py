@@ -93,9 +93,9 @@ class Trainer:
         deterministic: make the kernels deterministic too. None is chosen by timing it in any case (cuDNN's benchmark mode).
         log_every_steps: updates between two points of the step curves.
         validate_every_epochs: epochs between two validations.
-        checkpoint_every_epochs: write last.pt after every so many epochs, and after the last one; best.pt is written whenever
-            there is a new best. Where epochs are short, checkpoints take much of their time. auto: as many epochs as make 1,000
-            updates.
+        checkpoint_every_epochs: write last.pt after every so many epochs, and after the last one; best.pt of an epoch without
+            last.pt waits for the next one. Where epochs are short, checkpoints take much of their time. auto: as many epochs as
+            make 1,000 updates.
         checkpoint_every_steps: write last.pt after every so many updates, too; null: after epochs only.
         checkpoint_every_minutes: write last.pt once so many minutes have passed since it was last written; null: never.
         limit_train_batches: use only the first so many batches of each epoch; null: all.
@@ -173,6 +173,7 @@ class Trainer:
         self.built_settings = settings_of(
             run.optimizer
         )  # what the schedule's factor and overriding on resuming refer to
+        self.unsaved_best: dict[str, Any] | None = None  # what best.pt is to be once last.pt is written
         self.saved: tuple[int, int] | None = None  # epochs and steps that were done when last.pt was last written
         self.storages = frozenset[int]()  # where the parameters lie; known in an epoch
         self.batch = 0  # batches of the current epoch that are done
@@ -454,11 +455,19 @@ class Trainer:
         """All that follows the last update of an epoch."""
         run = self.run
         self._finish_epoch()
-        if not self.unfinished or run.epoch % self._epochs_between() == 0:
+        due = not self.unfinished or run.epoch % self._epochs_between() == 0
+        best = run.best.get("step") == run.step
+        if best:
+            self.unsaved_best = None
+        if due:
             self.save_last()
-        if run.best.get("step") == run.step:
-            self._save_best()  # after last.pt: a run resumed from there makes it again
-        self._call("on_epoch_end", run)
+        if best:
+            self._save_best(at_once=due)  # after last.pt: a run resumed from there makes it again
+        try:
+            self._call("on_epoch_end", run)
+        except Exception:  # a run that is pruned, say, can be resumed
+            self.save_unsaved()
+            raise
 
     def _finish_epoch(self) -> None:
         """Validates, then counts the epoch. A signal during the validation leaves everything as it was after the epoch's last
@@ -588,6 +597,7 @@ class Trainer:
         self._check_finite()
         if self.replaying:  # the callbacks' files are ahead of a replay, and last.pt must fit them
             return
+        self._save_unsaved_best()
         self._save(rundir.LAST, self.state_dict(), keep_previous=True)
         self.saved, self.saved_at = (self.run.epoch, self.run.step), time.perf_counter()
 
@@ -618,6 +628,8 @@ class Trainer:
         if isinstance(ending, InterruptedAtOnce):
             return
         try:
+            if ending is None or isinstance(ending, Exception):
+                self._save_unsaved_best()
             self.background.wait()
         except Exception as error:
             if ending is None or isinstance(ending, Interrupted):  # which says that a checkpoint was written
@@ -639,14 +651,25 @@ class Trainer:
                 return
         self._save_best()
 
-    def _save_best(self) -> None:
+    def _save_best(self, at_once: bool = True) -> None:
+        """Writes best.pt, or keeps a copy of it until last.pt is written: a best.pt of epochs that a killed run has to train
+        again, perhaps otherwise, would not be its own."""
         with self._averaged():
             state = {
                 "model": self.run.model.state_dict(),
                 "data": self.run.data.state_dict(),
                 "best": dict(self.run.best),
             }
-            self._save(rundir.BEST, state)
+            if at_once or size_of(state) > COPIED:
+                self._save(rundir.BEST, state)
+            else:
+                self.unsaved_best = snapshot(state)
+
+    def _save_unsaved_best(self) -> None:
+        """Writes the best.pt that was kept, if there is one."""
+        if self.unsaved_best is not None:
+            best, self.unsaved_best = self.unsaved_best, None
+            self._save(rundir.BEST, best)
 
     # ---- helpers --------------------------------------------------------------------------------------------------
 
