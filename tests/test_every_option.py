@@ -138,7 +138,7 @@ def kinds_of(loss: str) -> list[str]:
 
 def on_meta(monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], spec: DataSpec) -> tuple[build.Parts | None, str]:
     """The parts of an experiment on data of `spec`, without data, on the meta device; or None and the line of its refusal."""
-    data = SimpleNamespace(spec=spec, batch_size=4)
+    data = SimpleNamespace(spec=spec, batch_size=4, why_vectors="")
     monkeypatch.setattr(build, "build_data", lambda *args, **kwargs: data)
     monkeypatch.setattr(build, "resolve_device", lambda name: torch.device("meta"))
     try:
